@@ -1,0 +1,1 @@
+"""The HTTP service. Imports `sovit`, never torch."""

@@ -1,0 +1,185 @@
+"""Request bodies: read under a limit, then taken apart into images and options.
+
+Three forms: multipart files in the field `images`, a raw image, JSON `{"images": [base64 or data URI, ...]}`. Nothing
+touches the disk and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from base64 import b64decode
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from sovit.errors import BadRequest, TooLarge, UnsupportedMediaType
+
+MAX_FIELD_BYTES = 4096
+MAX_HEADER_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a request body holds: encoded images, and options by name as the client wrote them."""
+
+    images: list[bytes]
+    options: dict[str, Any]
+
+
+async def read_limited(stream: AsyncIterator[bytes], declared: str | None, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes. Raises `TooLarge` before reading when the declared length is over it."""
+    message = f"the body is over the limit of {limit:,} bytes."
+    if declared is not None and declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
+        raise TooLarge(message)
+    chunks, size = [], 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(message)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def parse_body(content_type: str, body: bytes, max_images: int) -> Body:
+    """Take a body apart by its content type. An image's own format is told by its bytes, not by this header."""
+    kind_bytes, parameters = parse_options_header(content_type)
+    kind = kind_bytes.decode("latin-1").lower()
+    if not body:
+        raise BadRequest("the body is empty; send an image.")
+    if kind == "multipart/form-data":
+        parsed = _parse_multipart(body, parameters.get(b"boundary", b""), max_images)
+    elif kind == "application/json":
+        parsed = _parse_json(body, max_images)
+    elif kind == "application/octet-stream" or kind.startswith("image/"):
+        parsed = Body([body], {})
+    else:
+        raise UnsupportedMediaType(
+            "send multipart/form-data, application/json, image/* or application/octet-stream as the content type."
+        )
+    if not parsed.images:
+        raise BadRequest("the request holds no image; send at least one as `images`.")
+    for index, image in enumerate(parsed.images):
+        if not image:
+            raise BadRequest(f"image {index} is empty (0 bytes).")
+    return parsed
+
+
+def _count(images: list[bytes], limit: int) -> None:
+    if len(images) > limit:
+        raise TooLarge(f"the request holds more than {limit} images.")
+
+
+def _parse_json(body: bytes, max_images: int) -> Body:
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the body is not valid JSON.") from error
+    if not isinstance(data, dict):
+        raise BadRequest('the JSON body must be an object such as {"images": ["<base64>"]}.')
+    encoded = data.pop("images", None)
+    if not isinstance(encoded, list):
+        raise BadRequest("the JSON body needs `images`, a list of base64 strings or data URIs.")
+    _count(encoded, max_images)
+    return Body([_decode_base64(text, index) for index, text in enumerate(encoded)], data)
+
+
+def _decode_base64(text: object, index: int) -> bytes:
+    if not isinstance(text, str):
+        raise BadRequest(f"image {index} is no string; send base64 or a data URI.")
+    if text[:8].lower().startswith(("http://", "https://")):
+        raise BadRequest(f"image {index} is a URL, and this service fetches none; send the image itself.")
+    if text[:5].lower() == "data:":
+        header, comma, text = text.partition(",")
+        if not comma or not header.lower().endswith(";base64"):
+            raise BadRequest(f"image {index} is a data URI without ;base64.")
+    try:
+        return b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(f"image {index} is not valid base64.") from error
+
+
+def _parse_multipart(body: bytes, boundary: bytes, max_images: int) -> Body:
+    if not boundary:
+        raise BadRequest("the multipart content type lacks its boundary.")
+    collector = _Collector(body, max_images)
+    try:
+        parser = MultipartParser(boundary, collector.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except MultipartParseError as error:
+        raise BadRequest("the multipart body is malformed.") from error
+    if not collector.complete:
+        raise BadRequest("the multipart body ends before its last boundary.")
+    return Body(collector.images, collector.options)
+
+
+class _Collector:
+    """Receives the parser's callbacks and keeps the two kinds of part we know: files and short text fields."""
+
+    def __init__(self, body: bytes, max_images: int) -> None:
+        self.images: list[bytes] = []
+        self.options: dict[str, Any] = {}
+        self.complete = False
+        self._max_images = max_images
+        self._header_name = self._header_value = b""
+        self._disposition = b""
+        self._data = bytearray()
+
+    def callbacks(self) -> Any:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._on_name,
+            "on_header_value": self._on_value,
+            "on_header_end": self._end_header,
+            "on_part_data": self._on_data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._disposition = b""
+        self._data = bytearray()
+
+    def _on_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+        self._limit_header()
+
+    def _on_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+        self._limit_header()
+
+    def _limit_header(self) -> None:
+        if len(self._header_name) + len(self._header_value) > MAX_HEADER_BYTES:
+            raise BadRequest("a multipart header is too long.")
+
+    def _end_header(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        self._data += data[start:end]
+
+    def _end(self) -> None:
+        _, parameters = parse_options_header(self._disposition)
+        name = parameters.get(b"name", b"").decode("utf-8", "replace")
+        if not name:
+            raise BadRequest("a multipart part has no name.")
+        if name == "images":
+            self.images.append(bytes(self._data))
+            _count(self.images, self._max_images)
+            return
+        if b"filename" in parameters:
+            raise BadRequest("a file came in another field than `images`.")
+        if len(self._data) > MAX_FIELD_BYTES:
+            raise TooLarge(f"a form field is over the limit of {MAX_FIELD_BYTES} bytes.")
+        if name in self.options:
+            raise BadRequest("a form field is given twice.")
+        self.options[name] = self._data.decode("utf-8", "replace")
+
+    def _finish(self) -> None:
+        self.complete = True

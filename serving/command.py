@@ -1,0 +1,67 @@
+"""`sovit serve`: write the settings, start BentoML, pass signals on, leave nothing behind."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from serving.config import ENVIRONMENT_VARIABLE, ServeConfig
+from sovit.cli import Result
+from sovit.errors import ConfigError, ServiceError
+from sovit.jsonio import from_dict, to_dict, write_json
+
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 3000
+_FIELDS: Final = ("runtime", "lanes", "threads", "max_batch", "max_queue", "max_images", "max_body_bytes", "timeout_seconds")
+
+
+def serve(arguments: argparse.Namespace) -> Result:
+    """Run the service until it is told to stop; its exit status becomes ours."""
+    host, port = _free_address(arguments.host or DEFAULT_HOST, arguments.port or DEFAULT_PORT)
+    name, equals, folder = arguments.artifact.partition("=")
+    given = {field: getattr(arguments, field) for field in _FIELDS if getattr(arguments, field) is not None}
+    settings = {"artifact": str(Path(folder if equals else name).resolve()), "name": name if equals else "", **given}
+    config = from_dict(ServeConfig, settings, "serve")
+    root = Path(__file__).resolve().parent.parent
+    with tempfile.TemporaryDirectory(prefix="sovit-serve-") as scratch:
+        path = Path(scratch) / "config.json"
+        write_json(path, to_dict(config))
+        process = subprocess.Popen(
+            # -P keeps the current folder off the path, so that no stray file of the user's hides one of ours.
+            [sys.executable, "-P", "-m", "bentoml", "serve", "serving.service:SoViTService"]
+            + ["--working-dir", str(root), "--host", host, "--port", str(port)],
+            env={**os.environ, ENVIRONMENT_VARIABLE: str(path), "BENTOML_DO_NOT_TRACK": "True"},
+        )
+
+        def pass_on(number: int, _: FrameType | None) -> None:
+            process.send_signal(number)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, pass_on)
+        return Result(None, "", process.wait())
+
+
+def _free_address(host: str, port: int) -> tuple[str, int]:
+    host = DEFAULT_HOST if host == "localhost" else host
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    except ValueError as error:
+        raise ConfigError(f"--host {host!r} is no IP address such as 127.0.0.1 or 0.0.0.0.") from error
+    if not 1 <= port <= 65_535:
+        raise ConfigError(f"--port {port} is not in 1..65535.")
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServiceError(f"cannot listen on {host} port {port}: {error.strerror}.") from error
+    return host, port

@@ -1,0 +1,65 @@
+"""Settings of the service: one frozen dataclass, one JSON file, one environment variable that holds its path."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Final
+
+from pydantic import ConfigDict
+
+from sovit.errors import ConfigError
+from sovit.jsonio import STRICT, from_dict, read_json
+from sovit.preprocess import DecodeLimits
+
+ENVIRONMENT_VARIABLE: Final = "SOVIT_SERVE_CONFIG"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """How one artifact is served.
+
+    `lanes` runtimes run side by side with `threads` CPU threads each (0: the cores divided among the lanes). A batch
+    is what waits when a lane falls free, at most `max_batch` images: nobody waits for a batch to fill. `max_queue`
+    bounds the images waiting, `max_images` those of one request, `max_body_bytes` its body; `timeout_seconds` is the
+    time a request may take, from its first byte to its result.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    artifact: str
+    name: str = ""
+    runtime: str = "onnxruntime"
+    lanes: int = 1
+    threads: int = 0
+    decode_threads: int = 0
+    max_batch: int = 8
+    max_queue: int = 256
+    max_images: int = 64
+    max_body_bytes: int = 32 * 1024 * 1024
+    timeout_seconds: float = 30.0
+    decode: DecodeLimits = field(default_factory=DecodeLimits)
+
+    def __post_init__(self) -> None:
+        for name in ("lanes", "max_batch", "max_queue", "max_images", "max_body_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
+        for name in ("threads", "decode_threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be 0 (choose for me) or more.")
+        if self.timeout_seconds <= 0:
+            raise ConfigError(f"timeout_seconds is {self.timeout_seconds}, it must be above 0.")
+        if self.max_images > self.max_queue:
+            raise ConfigError(f"max_images {self.max_images} is over max_queue {self.max_queue}: it could never be served.")
+
+
+def read_serve_config() -> ServeConfig:
+    """The settings in the file that the environment variable names."""
+    path = os.environ.get(ENVIRONMENT_VARIABLE)
+    if not path:
+        raise ConfigError(
+            f"{ENVIRONMENT_VARIABLE} is not set: start with `sovit serve ARTIFACT`, or point it to a JSON file "
+            'such as {"artifact": "runs/demo/artifact"}.'
+        )
+    return from_dict(ServeConfig, read_json(Path(path)), path)

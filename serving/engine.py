@@ -1,0 +1,172 @@
+"""One bounded queue, N lanes: valid images in, one future per image out.
+
+A lane is a thread with a runtime of its own. It takes what waits, up to a batch, and runs it; a batch that fails is run
+again image by image, so that a bad one fails alone. A cancelled or late image never reaches a runtime.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sovit.errors import DeadlineExceeded, NotReady, QueueFull, RuntimeFailure, SoViTError
+from sovit.runtime.base import Runtime
+
+logger = logging.getLogger(__name__)
+
+Image = NDArray[np.uint8]
+Outputs = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    image_YXC: Image
+    deadline: float
+    future: Future[Outputs]
+
+
+class Engine:
+    """Runs images in batches. `on_batch(images, seconds)` is told of every batch a runtime finished."""
+
+    def __init__(
+        self,
+        runtimes: Sequence[Runtime],
+        *,
+        max_batch: int,
+        max_queue: int,
+        on_batch: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self._runtimes = list(runtimes)
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._on_batch = on_batch
+        self._queue: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._open = False
+        self._seconds_per_image = 0.0
+        self._lanes: list[threading.Thread] = []
+
+    def start(self, image_YXC: Image) -> None:
+        """Warm every lane on batches of 1 and `max_batch` of this image, then take work. Raises when that fails."""
+        for runtime in self._runtimes:
+            for size in sorted({1, self._max_batch}):
+                batch = np.stack([image_YXC] * size)
+                runtime.run(batch)
+                began = time.perf_counter()
+                runtime.run(batch)
+                self._seconds_per_image = (time.perf_counter() - began) / size / len(self._runtimes)
+        self._open = True
+        for number, runtime in enumerate(self._runtimes):
+            lane = threading.Thread(target=self._run_lane, args=(runtime,), name=f"lane-{number}", daemon=True)
+            lane.start()
+            self._lanes.append(lane)
+
+    @property
+    def ready(self) -> bool:
+        """Warmed, taking work, and no lane has died."""
+        return self._open and self.alive
+
+    @property
+    def alive(self) -> bool:
+        """Whether every lane's thread runs."""
+        return all(lane.is_alive() for lane in self._lanes)
+
+    @property
+    def depth(self) -> int:
+        """Images waiting."""
+        return len(self._queue)
+
+    def check_room(self, images: int = 1) -> None:
+        """Raise `QueueFull` or `NotReady` when that many images would not be taken now."""
+        if not self._open:
+            raise NotReady("the service is not ready.")
+        if len(self._queue) + images > self._max_queue:
+            raise QueueFull("the queue is full; try again later.", self._retry_after())
+
+    def submit(self, image_YXC: Image, deadline: float) -> Future[Outputs]:
+        """Queue one image; `deadline` is a `time.monotonic()` value. The future gives its rows of the outputs.
+
+        Raises `QueueFull` or `NotReady`. The future raises `DeadlineExceeded` or `RuntimeFailure`; cancelling it while
+        it waits frees its place.
+        """
+        job = _Job(image_YXC, deadline, Future())
+        with self._changed:
+            self.check_room()
+            self._queue.append(job)
+            self._changed.notify()
+        return job.future
+
+    def forget(self, futures: Sequence[Future[Outputs]]) -> None:
+        """Cancel what still waits of these and take it out of the queue at once."""
+        cancelled = {future for future in futures if future.cancel()}
+        if cancelled:
+            with self._changed:
+                self._queue = deque(job for job in self._queue if job.future not in cancelled)
+
+    def close(self) -> None:
+        """Take no more work, finish what is queued, stop the lanes."""
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+        for lane in self._lanes:
+            lane.join()
+        for runtime in self._runtimes:
+            runtime.close()
+
+    def _retry_after(self) -> int:
+        return max(1, math.ceil(len(self._queue) * self._seconds_per_image))
+
+    def _run_lane(self, runtime: Runtime) -> None:
+        while jobs := self._next_batch():
+            began = time.perf_counter()
+            self._run_batch(runtime, jobs)
+            seconds = time.perf_counter() - began
+            # A moving average over about ten batches follows the load without jumping.
+            rate = seconds / len(jobs) / len(self._runtimes)
+            self._seconds_per_image += 0.1 * (rate - self._seconds_per_image)
+            if self._on_batch is not None:
+                self._on_batch(len(jobs), seconds)
+
+    def _next_batch(self) -> list[_Job]:
+        """Wait for work; an empty list means the engine is closed and the queue is done."""
+        jobs: list[_Job] = []
+        with self._changed:
+            while not jobs:
+                while not self._queue:
+                    if not self._open:
+                        return []
+                    self._changed.wait()
+                while self._queue and len(jobs) < self._max_batch:
+                    job = self._queue.popleft()
+                    if not job.future.set_running_or_notify_cancel():
+                        continue
+                    if time.monotonic() >= job.deadline:
+                        job.future.set_exception(DeadlineExceeded("the request's time ran out while it was queued."))
+                        continue
+                    jobs.append(job)
+        return jobs
+
+    def _run_batch(self, runtime: Runtime, jobs: list[_Job]) -> None:
+        try:
+            outputs = runtime.run(np.stack([job.image_YXC for job in jobs]))
+            rows = [{name: values[row] for name, values in outputs.items()} for row in range(len(jobs))]
+        except Exception as error:
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._run_batch(runtime, [job])
+                return
+            logger.exception("the runtime failed on an image")
+            failure = error if isinstance(error, SoViTError) else RuntimeFailure("the model failed on this image.")
+            jobs[0].future.set_exception(failure)
+            return
+        for job, row in zip(jobs, rows, strict=True):
+            job.future.set_result(row)

@@ -1,0 +1,40 @@
+"""Prometheus metrics of one worker. Labels are route templates and status codes, never what a client sent."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The service's counters."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "sovit_requests", "Requests answered.", ["route", "code"], registry=self._registry
+        )
+        self.request_seconds = Histogram(
+            "sovit_request_seconds", "Time from a request's first byte to its reply.", ["route"], registry=self._registry
+        )
+        self.batch_images = Histogram(
+            "sovit_batch_images",
+            "Images in one run of the model.",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=self._registry,
+        )
+        self.batch_seconds = Histogram(
+            "sovit_batch_seconds", "Time of one run of the model.", registry=self._registry
+        )
+        self.queue_images = Gauge("sovit_queue_images", "Images waiting for a run.", registry=self._registry)
+
+    def on_batch(self, images: int, seconds: float) -> None:
+        """Record one run of the model."""
+        self.batch_images.observe(images)
+        self.batch_seconds.observe(seconds)
+
+    def render(self, queue_depth: int) -> bytes:
+        """The text form that Prometheus scrapes."""
+        self.queue_images.set(queue_depth)
+        return generate_latest(self._registry)

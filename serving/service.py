@@ -1,0 +1,59 @@
+"""The BentoML service: it packages, starts and supervises; every route is our own application's.
+
+    sovit serve runs/demo/artifact          (or: SOVIT_SERVE_CONFIG=config.json bentoml serve serving.service:SoViTService)
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import bentoml
+
+from serving.app import create_app
+from serving.config import read_serve_config
+from sovit.artifact import open_artifact
+from sovit.errors import SoViTError
+
+app = create_app()
+
+
+class OurRoutesFirst:
+    """Hand every HTTP request to our application.
+
+    BentoML's own routes (/livez, /readyz, /schema.json) would win over a mounted application's, and answer errors in
+    forms that are not our contract's.
+    """
+
+    def __init__(self, bento_app: Any) -> None:
+        self._bento_app = bento_app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await (app if scope["type"] == "http" else self._bento_app)(scope, receive, send)
+
+
+# One worker: it holds the only copy of the weights, and the engine's lanes use the cores. Timeouts, queueing and
+# metrics are the application's.
+@bentoml.service(
+    name="sovit",
+    workers=1,
+    traffic={"timeout": 86_400},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+)
+@bentoml.asgi_app(app, path="/")
+class SoViTService:
+    """SoViT image classification and embeddings."""
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    @staticmethod
+    def check_artifact() -> None:
+        """Refuse to start, with one sentence, on settings or an artifact that do not fit."""
+        try:
+            open_artifact(read_serve_config().artifact)
+        except SoViTError as error:
+            print(f"sovit: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+
+
+SoViTService.add_asgi_middleware(OurRoutesFirst)

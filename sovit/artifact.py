@@ -1,0 +1,168 @@
+"""The artifact folder: `manifest.json` + `model.onnx` + `reference.npz`, immutable once written.
+
+Whoever loads one checks it first: a missing, edited or truncated file is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+from sovit.errors import ArtifactMismatch, ConfigError
+from sovit.folder import replace_folder
+from sovit.jsonio import STRICT, from_dict, read_json, to_dict, write_json
+from sovit.parity import Parity
+from sovit.spec import ModelSpec
+
+SCHEMA_VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+GRAPH: Final = "model.onnx"
+REFERENCE: Final = "reference.npz"
+
+Precision = Literal["fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """Declaration of one input or output. `shape` holds integers, and "B" for the batch axis."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int | Literal["B"], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """Size and hash of one file of the artifact."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(ModelSpec):
+    """An artifact's `manifest.json`. Readers go by `inputs` and `outputs`, not by assumption.
+
+    `batch` is the range of batch sizes the graph takes. `checkpoint_sha256` is the hash of the weights it came from.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str
+    precision: Precision
+    opset: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    batch: tuple[int, int]
+    files: dict[str, FileInfo]
+    checkpoint_sha256: str
+    versions: dict[str, str]
+    parity: Parity
+    provenance: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checked artifact folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX file."""
+        return self.folder / GRAPH
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the artifact: the hash of its manifest, which holds the hash of every other file."""
+        return file_sha256(self.folder / MANIFEST)
+
+    def reference(self) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]]:
+        """The reference images, uint8 [16, Y, X, 3], and the fp32 outputs torch computed for them."""
+        try:
+            with np.load(self.folder / REFERENCE, allow_pickle=False) as stored:
+                tensors = {name: stored[name] for name in stored.files}
+            images = tensors.pop("image")
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ArtifactMismatch(f"{self.folder / REFERENCE} cannot be read.") from error
+        return images, tensors
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder looks like an artifact."""
+    return (folder / MANIFEST).is_file()
+
+
+def open_artifact(folder: str | Path) -> Artifact:
+    """Read and verify an artifact folder. Raises `ArtifactMismatch` naming the file that does not fit."""
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise ArtifactMismatch(f"{folder} is no artifact: {MANIFEST} is missing.")
+    try:
+        data = read_json(folder / MANIFEST)
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ArtifactMismatch(
+                f"{folder / MANIFEST} has schema_version {version!r}, this sovit reads {SCHEMA_VERSION}."
+            )
+        manifest = from_dict(Manifest, data, str(folder / MANIFEST))
+    except ConfigError as error:
+        raise ArtifactMismatch(str(error)) from error
+    for required in (GRAPH, REFERENCE):
+        if required not in manifest.files:
+            raise ArtifactMismatch(f"{folder / MANIFEST} lists no {required}.")
+    for name, info in manifest.files.items():
+        _check_file(folder, name, info)
+    return Artifact(folder, manifest)
+
+
+@contextmanager
+def write_artifact(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes the artifact when the block ends without an error."""
+    with replace_folder(folder, MANIFEST) as aside:
+        yield aside
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest beside the files it lists."""
+    write_json(folder / MANIFEST, to_dict(manifest))
+
+
+def hash_files(folder: Path) -> dict[str, FileInfo]:
+    """Size and hash of every file in a folder, by name."""
+    return {
+        path.name: FileInfo(bytes=path.stat().st_size, sha256=file_sha256(path)) for path in sorted(folder.iterdir())
+    }
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_file(folder: Path, name: str, info: FileInfo) -> None:
+    path = folder / name
+    if path.name != name or name == MANIFEST:
+        raise ArtifactMismatch(f"{folder / MANIFEST} lists {name!r}, which is no file name inside the artifact.")
+    if not path.is_file():
+        raise ArtifactMismatch(f"{path} is missing.")
+    size = path.stat().st_size
+    if size != info.bytes:
+        raise ArtifactMismatch(f"{path} has {size:,} bytes, the manifest says {info.bytes:,}: truncated or edited.")
+    if file_sha256(path) != info.sha256:
+        raise ArtifactMismatch(f"{path} does not have the hash in the manifest: it was edited or damaged.")

@@ -1,0 +1,338 @@
+"""The `sovit` command. Heavy packages are imported inside the command that needs them.
+
+A handler returns a `Result`; standard output carries nothing else, so that `--json` can be piped. Progress and errors
+go to standard error. Exit status: 0 done, 1 it failed, 2 wrong usage or bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sovit import __version__
+from sovit.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, SoViTError
+
+EXIT_INTERRUPTED: Final = 130
+_EXTRA_OF: Final = {
+    "torch": "train",
+    "sklearn": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "bentoml": "serving",
+    "orjson": "serving",
+    "onnxruntime": "cpu",
+    "psutil": "bench",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command found: `data` for `--json`, `text` (a string or anything rich can print) for people."""
+
+    data: Any
+    text: Any
+    exit_code: int = 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        result: Result | None = arguments.run(arguments)
+        if result is None:
+            return 0
+        _print(result, as_json=getattr(arguments, "json", False))
+        return result.exit_code
+    except SoViTError as error:
+        return _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = _EXTRA_OF.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        return _fail(f"{error.name} is not installed: pip install 'sovit[{extra}]'.", EXIT_USAGE)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away; nothing to say, and nobody to say it to
+        return EXIT_FAILED
+    except OSError as error:
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted.", EXIT_INTERRUPTED)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="sovit", description="Train, export and serve shape-optimised vision transformers.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"sovit {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], Result | None], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    def with_json(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    info = command("info", _info, "what a variant, checkpoint or artifact is and costs")
+    info.add_argument("target", metavar="VARIANT|FOLDER", help="such as So400m/14, or a checkpoint or artifact folder")
+    info.add_argument("--image-size", help="pixels, N or YxX (default: 224, or the folder's own)")
+    info.add_argument("--num-classes", type=int, help="size of the head (default: none, or the folder's own)")
+    with_json(info)
+
+    train = command("train", _in_checkout("train.command", "train"), "train a recipe into a checkpoint")
+    train.add_argument("recipe", metavar="RECIPE", help="such as digits")
+    train.add_argument("--data", required=True, help="digits, or a folder with train/CLASS/IMAGE and test/CLASS/IMAGE")
+    train.add_argument("--out", required=True, type=Path, help="folder for checkpoint/ and log.jsonl")
+    train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
+    with_json(train)
+
+    evaluate = command("evaluate", _in_checkout("train.command", "evaluate"), "accuracy on labelled images")
+    evaluate.add_argument("target", metavar="CHECKPOINT|ARTIFACT|URL")
+    evaluate.add_argument("--data", required=True, help="digits, or a folder with CLASS/IMAGE or test/CLASS/IMAGE")
+    with_json(evaluate)
+
+    export = command("export", _in_checkout("export.command", "export"), "compile a checkpoint into an artifact")
+    export.add_argument("source", metavar="CHECKPOINT|VARIANT", help="a variant gets random weights, to measure its cost")
+    export.add_argument("--to", choices=["onnx"], default="onnx")
+    export.add_argument("--precision", choices=["fp32"], default="fp32")
+    export.add_argument("--image-size", help="pixels, N or YxX (default: the checkpoint's own; 224 for a variant)")
+    export.add_argument("--num-classes", type=int, help="size of a variant's head (default: none)")
+    export.add_argument("--reference", type=Path, metavar="IMAGES", help="folder of real images for the parity check")
+    export.add_argument("--name", help="the model's name in replies (default: the artifact folder's)")
+    export.add_argument("--out", required=True, type=Path, metavar="ARTIFACT")
+    with_json(export)
+
+    check = command("check", _check, "verify an artifact's hashes and run its parity check here")
+    check.add_argument("artifact", metavar="ARTIFACT")
+    check.add_argument("--runtime", default="onnxruntime")
+    with_json(check)
+
+    classify = command("classify", _classify, "classify images")
+    classify.add_argument("target", metavar="ARTIFACT|URL")
+    classify.add_argument("images", metavar="IMAGE", nargs="+")
+    classify.add_argument("--top-k", type=int, default=5)
+    classify.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON there")
+    with_json(classify)
+
+    embed = command("embed", _embed, "embed images")
+    embed.add_argument("target", metavar="ARTIFACT|URL")
+    embed.add_argument("images", metavar="IMAGE", nargs="+")
+    embed.add_argument("--no-normalize", action="store_true", help="leave the vectors at their own length")
+    embed.add_argument("--out", type=Path, metavar="FILE", help="write float32 [B, D] as .npy; a failed image is NaN")
+    with_json(embed)
+
+    serve = command("serve", _in_checkout("serving.command", "serve"), "serve an artifact over HTTP")
+    serve.add_argument("artifact", metavar="ARTIFACT|NAME=ARTIFACT")
+    serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default: 3000)")
+    serve.add_argument("--runtime", help="engine to run the artifact in")
+    serve.add_argument("--lanes", type=int, help="batches that run side by side")
+    serve.add_argument("--threads", type=int, help="CPU threads of one lane")
+    serve.add_argument("--max-batch", type=int, help="most images in one run")
+    serve.add_argument("--max-queue", type=int, help="most images waiting")
+    serve.add_argument("--max-images", type=int, help="most images in one request")
+    serve.add_argument("--max-body-bytes", type=int, help="largest request body")
+    serve.add_argument("--timeout-seconds", type=float, help="time a request may take")
+
+    bench = command("bench", lambda _: None, "measure")
+    benches = bench.add_subparsers(title="benchmarks", required=True, metavar="BENCHMARK")
+    latency = benches.add_parser("latency", help="latency of artifacts and variants, side by side", allow_abbrev=False)
+    latency.set_defaults(run=_in_checkout("benchmarks.command", "latency"))
+    latency.add_argument("targets", metavar="ARTIFACT|VARIANT", nargs="+", help="a variant gets random weights")
+    latency.add_argument("--image-size", help="pixels of the variants, N or YxX (default: 224)")
+    latency.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes (default: 1)")
+    latency.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    latency.add_argument("--rounds", type=int, default=30, help="timed runs of each row (default: 30)")
+    latency.add_argument("--quick", action="store_true", help="10 timed runs; the result says so")
+    latency.add_argument("--out", type=Path, metavar="FILE", help="write rows and conditions as JSON there")
+    with_json(latency)
+
+    demo = command("demo", _in_checkout("train.demo", "demo"), "the whole road on real scans of digits")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"))
+    return parser
+
+
+def checkout() -> Path:
+    """The checkout beside the imported package, put first on the path. Raises `ConfigError` where there is none."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "bentofile.yaml").is_file():
+        raise ConfigError(
+            "this command needs sovit's checkout (train/, export/, serving/, benchmarks/), and the installed package "
+            "is not in one: clone the repository and run `pip install -e .` there."
+        )
+    if str(root) not in sys.path[:1]:
+        sys.path.insert(0, str(root))
+    return root
+
+
+def _in_checkout(module: str, function: str) -> Callable[[argparse.Namespace], Result | None]:
+    """A handler in one of the checkout's packages, found by name: the core must not import them."""
+
+    def run(arguments: argparse.Namespace) -> Result | None:
+        checkout()
+        handler: Callable[[argparse.Namespace], Result | None] = getattr(importlib.import_module(module), function)
+        return handler(arguments)
+
+    return run
+
+
+def _info(arguments: argparse.Namespace) -> Result:
+    from dataclasses import replace
+
+    from sovit.artifact import is_artifact, open_artifact
+    from sovit.checkpoint import is_checkpoint, read_config
+    from sovit.config import parse_image_size, variant_config
+    from sovit.cost import cost
+    from sovit.spec import ModelSpec
+
+    folder = Path(arguments.target)
+    spec: ModelSpec | None = None
+    data: dict[str, Any] = {"target": arguments.target}
+    if is_artifact(folder):
+        manifest = open_artifact(folder).manifest
+        spec = manifest
+        data |= {"kind": "artifact", "name": manifest.name, "precision": manifest.precision, "opset": manifest.opset}
+    elif is_checkpoint(folder):
+        spec = read_config(folder)
+        data |= {"kind": "checkpoint"}
+    elif folder.is_dir():
+        raise ConfigError(f"{folder} is neither a checkpoint (no config.json) nor an artifact (no manifest.json).")
+    else:
+        data |= {"kind": "variant"}
+    model = spec.model if spec else variant_config(arguments.target)
+    if arguments.image_size:
+        model = replace(model, image_size=parse_image_size(arguments.image_size))
+    if arguments.num_classes is not None:
+        model = replace(model, num_classes=arguments.num_classes)
+    found = cost(model)
+    data |= {"model": asdict(model), "cost": asdict(found)}
+    rows = [(name, value) for name, value in data.items() if isinstance(value, (str, int)) and name != "target"] + [
+        ("width, depth", f"{model.width}, {model.depth}"),
+        ("mlp_dim, num_heads", f"{model.mlp_dim}, {model.num_heads} (head_dim {model.head_dim})"),
+        ("patch, image", f"{model.patch_size} px, {model.image_size[0]} x {model.image_size[1]} px"),
+        ("pooling, position", f"{model.pool}, {model.position_embedding}"),
+        ("classes", f"{model.num_classes or 'no head'}"),
+        ("parameters", f"{found.parameters:,} ({found.parameters / 1e6:.1f} M)"),
+        ("tokens", f"{found.tokens:,}"),
+        ("FLOPs per image", f"{found.flops / 1e9:,.1f} GFLOPs ({found.flops / 2e9:,.1f} GMACs) by formula"),
+        ("weights", f"{found.weight_bytes / 1e6:,.1f} MB in fp32"),
+        ("activations", f"{found.activation_bytes / 1e6:,.1f} MB at most at batch 1 in fp32"),
+    ]
+    return Result(data, _aligned(arguments.target, rows))
+
+
+def _check(arguments: argparse.Namespace) -> Result:
+    from sovit.artifact import open_artifact
+    from sovit.parity import measure_parity
+    from sovit.runtime.open import open_runtime
+
+    artifact = open_artifact(arguments.artifact)
+    images, reference = artifact.reference()
+    runtime = open_runtime(artifact, arguments.runtime)
+    parity = measure_parity(runtime, images, reference).require()
+    rows = [
+        ("files", f"{len(artifact.manifest.files)} with the right hashes"),
+        ("runtime", f"{parity.runtime} {parity.precision}"),
+        ("relative error", f"{parity.relative_error:.2e}"),
+        ("cosine", f"{parity.cosine:.7f}"),
+    ]
+    if parity.top1_agreement is not None:
+        rows.append(("top-1 agreement", f"{parity.top1_agreement:.1%} of {parity.images} images"))
+    return Result({"artifact": str(artifact.folder), "parity": asdict(parity)}, _aligned(f"{artifact.folder}: ok", rows))
+
+
+def _classify(arguments: argparse.Namespace) -> Result:
+    from rich.table import Table
+
+    if arguments.top_k < 1:
+        raise ConfigError(f"--top-k is {arguments.top_k}, it must be at least 1.")
+    found, failed = _each(arguments, lambda model, image: model.classify([image], top_k=arguments.top_k)[0])
+    results = [
+        {"image": image, **({"error": str(value)} if isinstance(value, SoViTError) else asdict(value))}
+        for image, value in found
+    ]
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"results": results}, indent=2) + "\n", encoding="utf-8")
+    table = Table("image", "class", "score")
+    for image, value in found:
+        if isinstance(value, SoViTError):
+            table.add_row(image, f"[red]{value}[/]", "")
+        else:
+            for rank, prediction in enumerate(value.predictions):
+                table.add_row("" if rank else image, prediction.label, f"{prediction.score:.4f}")
+    return Result({"results": results}, table, EXIT_FAILED if failed else 0)
+
+
+def _embed(arguments: argparse.Namespace) -> Result:
+    import numpy as np
+    from rich.table import Table
+
+    normalize = not arguments.no_normalize
+    found, failed = _each(arguments, lambda model, image: model.embed([image], normalize=normalize)[0])
+    vectors = [value for _, value in found if not isinstance(value, SoViTError)]
+    if arguments.out and vectors:
+        gap = np.full_like(vectors[0], np.nan)
+        rows = [gap if isinstance(value, SoViTError) else value for _, value in found]
+        with arguments.out.open("wb") as stream:
+            np.save(stream, np.stack(rows))
+    table = Table("image", "dim", "length", "first values")
+    for image, value in found:
+        if isinstance(value, SoViTError):
+            table.add_row(image, "", "", f"[red]{value}[/]")
+        else:
+            first = " ".join(f"{x:+.4f}" for x in value[:4])
+            table.add_row(image, str(len(value)), f"{np.linalg.norm(value):.4f}", first)
+    results = [
+        {"image": image, **({"error": str(value)} if isinstance(value, SoViTError) else {"embedding": value.tolist()})}
+        for image, value in found
+    ]
+    return Result({"results": results}, table, EXIT_FAILED if failed else 0)
+
+
+def _each(arguments: argparse.Namespace, call: Callable[[Any, str], Any]) -> tuple[list[tuple[str, Any]], bool]:
+    """Call a model image by image: one that fails is reported beside the others. True if any did."""
+    from sovit.client import Client
+    from sovit.errors import InvalidImage, UnsupportedImage
+    from sovit.predict import load_artifact
+
+    is_url = arguments.target.startswith(("http://", "https://"))
+    model = Client(arguments.target) if is_url else load_artifact(arguments.target)
+    found: list[tuple[str, Any]] = []
+    for image in arguments.images:
+        try:
+            found.append((image, call(model, image)))
+        except (InvalidImage, UnsupportedImage) as error:
+            found.append((image, error))
+    model.close()
+    return found, any(isinstance(value, SoViTError) for _, value in found)
+
+
+def _aligned(title: str, rows: Sequence[tuple[str, Any]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)])
+
+
+def _print(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result.data, indent=2, default=str))
+    elif isinstance(result.text, str):
+        print(result.text)
+    else:
+        from rich.console import Console
+
+        Console().print(result.text)
+    sys.stdout.flush()
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"sovit: {message}", file=sys.stderr)
+    return exit_code
+

@@ -1,0 +1,101 @@
+"""The model's configuration and the "So400m/14" notation."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from sovit.errors import ConfigError
+from sovit.jsonio import STRICT
+from sovit.variants import VARIANTS, Shape
+
+Pool = Literal["map", "gap", "tok"]
+PositionEmbedding = Literal["learn", "sincos2d"]
+Gelu = Literal["erf", "tanh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Everything that decides what the vision transformer computes, apart from its weights.
+
+    `image_size` is (Y, X) in pixels. A side that is no multiple of `patch_size` loses its last pixels, as with a VALID
+    convolution: 384 px with patch 14 gives 27 patches a side, the same as 378 px. `num_classes` 0 means no head.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    patch_size: int
+    image_size: tuple[int, int] = (224, 224)
+    pool: Pool = "map"
+    position_embedding: PositionEmbedding = "learn"
+    gelu: Gelu = "tanh"
+    layer_norm_eps: float = 1e-6
+    num_classes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
+        if self.num_classes < 0:
+            raise ConfigError(f"num_classes is {self.num_classes}, it must be 0 (no head) or more.")
+        if self.width % self.num_heads:
+            raise ConfigError(f"width {self.width} does not divide into {self.num_heads} heads.")
+        if min(self.image_size) < self.patch_size:
+            raise ConfigError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size} pixels.")
+        if self.position_embedding == "sincos2d" and (self.width % 4 or self.width < 8):
+            raise ConfigError(f"sincos2d needs a width of at least 8 that is a multiple of 4, not {self.width}.")
+        if not 0 < self.layer_norm_eps < 1:
+            raise ConfigError(f"layer_norm_eps is {self.layer_norm_eps}, it must lie between 0 and 1.")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.num_heads
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that pass through the blocks: patches, plus the class token where there is one."""
+        return self.grid[0] * self.grid[1] + (self.pool == "tok")
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """`"224"` or `"224x336"` (Y x X, in pixels) to (Y, X)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise ConfigError(f"image size {text!r} is not a number of pixels such as 224, or YxX such as 224x336.")
+    return int(sides[0]), int(sides[-1])
+
+
+def parse_variant(text: str) -> tuple[Shape, int]:
+    """`"So400m/14"` to its shape and patch size."""
+    name, _, patch = text.partition("/")
+    if name not in VARIANTS:
+        close = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(f"no variant is called {name!r}: {hint}known are {', '.join(VARIANTS)}.")
+    if not (patch.isascii() and patch.isdigit() and int(patch)):
+        raise ConfigError(f"variant {text!r} lacks its patch size, as in {name}/14.")
+    return VARIANTS[name], int(patch)
+
+
+def variant_config(
+    text: str,
+    *,
+    image_size: tuple[int, int] = ViTConfig.image_size,
+    num_classes: int = ViTConfig.num_classes,
+) -> ViTConfig:
+    """The configuration of a named variant such as `"So400m/14"`, with big_vision's conventions for the rest."""
+    shape, patch_size = parse_variant(text)
+    return ViTConfig(**shape._asdict(), patch_size=patch_size, image_size=image_size, num_classes=num_classes)

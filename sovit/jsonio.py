@@ -1,0 +1,67 @@
+"""Frozen dataclasses to and from JSON, strictly: an unknown key, a missing key or a wrong type is a `ConfigError`.
+
+A class takes part by setting `__pydantic_config__ = STRICT`.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sovit.errors import ConfigError
+
+T = TypeVar("T")
+
+STRICT: Final = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def explain(error: ValidationError, field_names: tuple[str, ...] = ()) -> str:
+    """The first complaint of a validation error as `field: reason`, without the offending value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "__root__")
+    reason = {
+        "unexpected_keyword_argument": "unknown field",
+        "extra_forbidden": "unknown field",
+        "missing": "missing",
+        "missing_argument": "missing",
+        "missing_keyword_only_argument": "missing",
+    }.get(first["type"], first["msg"].removeprefix("Value error, "))
+    known = f" (known: {', '.join(field_names)})" if reason == "unknown field" and field_names else ""
+    return f"{where}: {reason}{known}" if where else reason
+
+
+def from_dict(cls: type[T], data: object, what: str) -> T:
+    """Build a `cls` from plain JSON data. `what` names the source in the error."""
+    try:
+        return _adapter(cls).validate_python(data)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        raise ConfigError(f"{what}: {explain(error)}.") from error
+
+
+def to_dict(value: object) -> dict[str, Any]:
+    """Plain JSON data of a dataclass instance."""
+    return _adapter(type(value)).dump_python(value, mode="json")  # type: ignore[no-any-return]
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; raises `ConfigError` naming the file when it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist.") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write JSON, indented, with a final newline."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

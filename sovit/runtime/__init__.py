@@ -1,0 +1,1 @@
+"""Runtimes: engines that run one model on one lane, behind one protocol."""

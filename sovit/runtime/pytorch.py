@@ -1,0 +1,56 @@
+"""PyTorch on a checkpoint: the fp32 reference every other runtime is measured against."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sovit.model import ViT
+from sovit.preprocess import Preprocess
+
+
+class Graph(nn.Module):
+    """The whole graph of an artifact as a torch module: uint8 [B, Y, X, C] in, named outputs in a fixed order."""
+
+    def __init__(self, model: ViT, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.model = model
+        # One multiply and one add per value: (v / 255 - mean) / std.
+        std = torch.tensor(preprocess.std, dtype=torch.float64)
+        mean = torch.tensor(preprocess.mean, dtype=torch.float64)
+        self.register_buffer("scale_C", (1 / (255 * std)).float())
+        self.register_buffer("shift_C", (-mean / std).float())
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of what `forward` returns."""
+        return ("pre_logits", "logits") if self.model.head is not None else ("pre_logits",)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """`pre_logits` [B, D] and, with a head, `logits` [B, L]."""
+        image_BCYX = (image.float() * self.scale_C + self.shift_C).permute(0, 3, 1, 2)
+        out = self.model(image_BCYX)
+        return (out.pre_logits,) if out.logits is None else (out.pre_logits, out.logits)
+
+
+class TorchRuntime:
+    """A model in eager PyTorch on the CPU, float32."""
+
+    name = "torch"
+    precision = "fp32"
+
+    def __init__(self, model: ViT, preprocess: Preprocess) -> None:
+        self.graph = Graph(model, preprocess).eval()
+
+    @torch.inference_mode()
+    def run(self, image_BYXC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """See `Runtime.run`."""
+        # Arrays made by Pillow are read-only, which torch cannot express.
+        outputs = self.graph(torch.from_numpy(np.array(image_BYXC)))
+        return {name: tensor.numpy() for name, tensor in zip(self.graph.output_names, outputs, strict=True)}
+
+    def close(self) -> None:
+        """See `Runtime.close`."""
+        del self.graph

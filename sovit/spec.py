@@ -1,0 +1,43 @@
+"""What a model is, apart from its weights. Checkpoint and artifact both carry it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from sovit.config import ViTConfig
+from sovit.errors import ConfigError
+from sovit.jsonio import STRICT
+from sovit.preprocess import Preprocess
+
+Score = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Model, preprocessing, labels and the function that turns logits into scores."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    model: ViTConfig
+    preprocess: Preprocess
+    labels: tuple[str, ...] = ()
+    score: Score = "softmax"
+
+    def __post_init__(self) -> None:
+        if self.preprocess.image_size != self.model.image_size:
+            raise ConfigError(
+                f"the preprocessing makes images of {self.preprocess.image_size}, the model takes {self.model.image_size}."
+            )
+        if len(self.labels) != self.model.num_classes:
+            raise ConfigError(f"{len(self.labels)} labels do not fit a head of {self.model.num_classes} classes.")
+
+    def at(self, image_size: tuple[int, int]) -> ModelSpec:
+        """The same model for images of another size (Y, X)."""
+        return replace(
+            self,
+            model=replace(self.model, image_size=image_size),
+            preprocess=replace(self.preprocess, image_size=image_size),
+        )
