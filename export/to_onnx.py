@@ -120,7 +120,8 @@ def export_onnx(
             opset=OPSET,
             inputs=(TensorInfo(name=INPUT, dtype="uint8", shape=("B", *source.spec.model.image_size, 3)),),
             outputs=tuple(
-                TensorInfo(name=name, dtype="float32", shape=("B", values.shape[1])) for name, values in reference.items()
+                TensorInfo(name=name, dtype="float32", shape=("B", values.shape[1]))
+                for name, values in reference.items()
             ),
             batch=(1, MAX_BATCH),
             files=hash_files(folder),

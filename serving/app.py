@@ -162,9 +162,7 @@ async def _embed(request: Request) -> Response:
     options, results = await _infer(request, service, EmbedOptions)
     encoding = embedding_encoding(options, accept)
     merged: list[NDArray[np.float32] | SoViTError] = [
-        result
-        if isinstance(result, SoViTError)
-        else to_embeddings(result["pre_logits"][None], options.normalize)[0]
+        result if isinstance(result, SoViTError) else to_embeddings(result["pre_logits"][None], options.normalize)[0]
         for result in results
     ]
     if encoding == "npy":
@@ -187,9 +185,7 @@ async def _infer(
     futures: list[Future[Outputs]] = []
     try:
         async with asyncio.timeout(config.timeout_seconds):
-            content = await read_limited(
-                request.stream(), request.headers.get("content-length"), config.max_body_bytes
-            )
+            content = await read_limited(request.stream(), request.headers.get("content-length"), config.max_body_bytes)
             body = await _in_thread(
                 service, parse_body, request.headers.get("content-type", ""), content, config.max_images
             )
@@ -205,7 +201,7 @@ async def _infer(
     except TimeoutError as error:
         raise DeadlineExceeded(f"the request took longer than {config.timeout_seconds:g} s.") from error
     finally:
-        service.engine.forget([future for future in futures if not future.done()])
+        service.engine.forget(futures)
     results: list[Outputs | SoViTError] = []
     for image in decoded:
         result = image if isinstance(image, SoViTError) else next(ran)
@@ -320,7 +316,9 @@ async def _http_exception(request: Request, exception: Exception) -> Response:
     """Starlette's own refusals (404, 405) in our form."""
     assert isinstance(exception, HTTPException)
 
-    error = SoViTError({404: "no such path.", 405: "this path does not take that method."}.get(exception.status_code, ""))
+    error = SoViTError(
+        {404: "no such path.", 405: "this path does not take that method."}.get(exception.status_code, "")
+    )
     error.status, error.title = exception.status_code, exception.detail
     request_id = _request_id(request)
     response = _problem_response(error, request_id)

@@ -19,7 +19,6 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from sovit.errors import BadRequest, TooLarge, UnsupportedMediaType
 
 MAX_FIELD_BYTES = 4096
-MAX_HEADER_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -146,15 +145,9 @@ class _Collector:
 
     def _on_name(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
-        self._limit_header()
 
     def _on_value(self, data: bytes, start: int, end: int) -> None:
         self._header_value += data[start:end]
-        self._limit_header()
-
-    def _limit_header(self) -> None:
-        if len(self._header_name) + len(self._header_value) > MAX_HEADER_BYTES:
-            raise BadRequest("a multipart header is too long.")
 
     def _end_header(self) -> None:
         if self._header_name.lower() == b"content-disposition":

@@ -21,7 +21,16 @@ from sovit.jsonio import from_dict, to_dict, write_json
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 3000
-_FIELDS: Final = ("runtime", "lanes", "threads", "max_batch", "max_queue", "max_images", "max_body_bytes", "timeout_seconds")
+_FIELDS: Final = (
+    "runtime",
+    "lanes",
+    "threads",
+    "max_batch",
+    "max_queue",
+    "max_images",
+    "max_body_bytes",
+    "timeout_seconds",
+)
 
 
 def serve(arguments: argparse.Namespace) -> Result:
@@ -39,7 +48,13 @@ def serve(arguments: argparse.Namespace) -> Result:
             # -P keeps the current folder off the path, so that no stray file of the user's hides one of ours.
             [sys.executable, "-P", "-m", "bentoml", "serve", "serving.service:SoViTService"]
             + ["--working-dir", str(root), "--host", host, "--port", str(port)],
-            env={**os.environ, ENVIRONMENT_VARIABLE: str(path), "BENTOML_DO_NOT_TRACK": "True"},
+            # BentoML keeps scratch files in its home: ours goes with the service, unless the user has one of their own.
+            env={
+                "BENTOML_HOME": str(Path(scratch) / "bentoml"),
+                **os.environ,
+                ENVIRONMENT_VARIABLE: str(path),
+                "BENTOML_DO_NOT_TRACK": "True",
+            },
         )
 
         def pass_on(number: int, _: FrameType | None) -> None:

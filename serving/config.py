@@ -51,7 +51,9 @@ class ServeConfig:
         if self.timeout_seconds <= 0:
             raise ConfigError(f"timeout_seconds is {self.timeout_seconds}, it must be above 0.")
         if self.max_images > self.max_queue:
-            raise ConfigError(f"max_images {self.max_images} is over max_queue {self.max_queue}: it could never be served.")
+            raise ConfigError(
+                f"max_images {self.max_images} is over max_queue {self.max_queue}: it could never be served."
+            )
 
 
 def read_serve_config() -> ServeConfig:

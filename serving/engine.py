@@ -107,10 +107,12 @@ class Engine:
 
     def forget(self, futures: Sequence[Future[Outputs]]) -> None:
         """Cancel what still waits of these and take it out of the queue at once."""
-        cancelled = {future for future in futures if future.cancel()}
-        if cancelled:
+        for future in futures:
+            future.cancel()
+        # Some may have been cancelled by whoever waited for them: their places are freed here all the same.
+        if any(future.cancelled() for future in futures):
             with self._changed:
-                self._queue = deque(job for job in self._queue if job.future not in cancelled)
+                self._queue = deque(job for job in self._queue if not job.future.cancelled())
 
     def close(self) -> None:
         """Take no more work, finish what is queued, stop the lanes."""

@@ -12,11 +12,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "sovit_requests", "Requests answered.", ["route", "code"], registry=self._registry
-        )
+        self.requests = Counter("sovit_requests", "Requests answered.", ["route", "code"], registry=self._registry)
         self.request_seconds = Histogram(
-            "sovit_request_seconds", "Time from a request's first byte to its reply.", ["route"], registry=self._registry
+            "sovit_request_seconds",
+            "Time from a request's first byte to its reply.",
+            ["route"],
+            registry=self._registry,
         )
         self.batch_images = Histogram(
             "sovit_batch_images",
@@ -24,9 +25,7 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64),
             registry=self._registry,
         )
-        self.batch_seconds = Histogram(
-            "sovit_batch_seconds", "Time of one run of the model.", registry=self._registry
-        )
+        self.batch_seconds = Histogram("sovit_batch_seconds", "Time of one run of the model.", registry=self._registry)
         self.queue_images = Gauge("sovit_queue_images", "Images waiting for a run.", registry=self._registry)
 
     def on_batch(self, images: int, seconds: float) -> None:

@@ -104,7 +104,11 @@ def embed_reply(
     items = [
         _item_error(result)
         if isinstance(result, SoViTError)
-        else {"embedding": b64encode(result.astype("<f4").tobytes()).decode() if as_base64 else result}
+        else {
+            "embedding": b64encode(result.astype("<f4").tobytes()).decode()
+            if as_base64
+            else np.ascontiguousarray(result)
+        }
         for result in results
     ]
     return orjson.dumps({"model": model, "dim": dim, "results": items}, option=orjson.OPT_SERIALIZE_NUMPY)

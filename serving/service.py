@@ -1,6 +1,6 @@
 """The BentoML service: it packages, starts and supervises; every route is our own application's.
 
-    sovit serve runs/demo/artifact          (or: SOVIT_SERVE_CONFIG=config.json bentoml serve serving.service:SoViTService)
+sovit serve runs/demo/artifact          (or: SOVIT_SERVE_CONFIG=config.json bentoml serve serving.service:SoViTService)
 """
 
 from __future__ import annotations

@@ -107,6 +107,6 @@ def _check_keys(path: Path, expected: dict[str, tuple[int, ...]], found: dict[st
         raise CheckpointMismatch(f"{path} has the unexpected key {name} {list(found[name])}.")
     for name, shape in expected.items():
         if found[name] != shape:
-            raise CheckpointMismatch(f"{path}: {name} has shape {list(found[name])}, the config asks for {list(shape)}.")
-
-
+            raise CheckpointMismatch(
+                f"{path}: {name} has shape {list(found[name])}, the config asks for {list(shape)}."
+            )

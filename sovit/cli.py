@@ -100,7 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
     with_json(evaluate)
 
     export = command("export", _in_checkout("export.command", "export"), "compile a checkpoint into an artifact")
-    export.add_argument("source", metavar="CHECKPOINT|VARIANT", help="a variant gets random weights, to measure its cost")
+    export.add_argument(
+        "source", metavar="CHECKPOINT|VARIANT", help="a variant gets random weights, to measure its cost"
+    )
     export.add_argument("--to", choices=["onnx"], default="onnx")
     export.add_argument("--precision", choices=["fp32"], default="fp32")
     export.add_argument("--image-size", help="pixels, N or YxX (default: the checkpoint's own; 224 for a variant)")
@@ -246,7 +248,9 @@ def _check(arguments: argparse.Namespace) -> Result:
     ]
     if parity.top1_agreement is not None:
         rows.append(("top-1 agreement", f"{parity.top1_agreement:.1%} of {parity.images} images"))
-    return Result({"artifact": str(artifact.folder), "parity": asdict(parity)}, _aligned(f"{artifact.folder}: ok", rows))
+    return Result(
+        {"artifact": str(artifact.folder), "parity": asdict(parity)}, _aligned(f"{artifact.folder}: ok", rows)
+    )
 
 
 def _classify(arguments: argparse.Namespace) -> Result:
@@ -335,4 +339,3 @@ def _print(result: Result, *, as_json: bool) -> None:
 def _fail(message: str, exit_code: int) -> int:
     print(f"sovit: {message}", file=sys.stderr)
     return exit_code
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,18 +61,12 @@ class Client:
         except (KeyError, IndexError, TypeError) as error:
             raise ServiceError(f"{self.url} answered in a form that is not sovit's.") from error
 
-    def wait_until_ready(self, timeout_seconds: float) -> None:
-        """Poll /readyz until it answers 200. Raises `ServiceError` when the time runs out."""
-        deadline = time.monotonic() + timeout_seconds
-        while time.monotonic() < deadline:
-            try:
-                # A service that is starting may accept the connection long before it answers.
-                if self._http.get("/readyz", timeout=2.0).status_code == httpx.codes.OK:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise ServiceError(f"{self.url} was not ready after {timeout_seconds:g} s.")
+    def ready(self) -> bool:
+        """Whether /readyz answers 200 now. A service that is starting may accept the connection and not answer."""
+        try:
+            return self._http.get("/readyz", timeout=2.0).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
 
     def _post(self, path: str, images: Sequence[ImageSource], options: dict[str, Any]) -> Any:
         files = [("images", (str(index), _content(image))) for index, image in enumerate(images)]

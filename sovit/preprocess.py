@@ -45,7 +45,9 @@ class DecodeLimits:
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pixels <= _PILLOW_LIMIT:
-            raise ConfigError(f"max_pixels is {self.max_pixels:,}, it must lie in 1..{_PILLOW_LIMIT:,} (Pillow's limit).")
+            raise ConfigError(
+                f"max_pixels is {self.max_pixels:,}, it must lie in 1..{_PILLOW_LIMIT:,} (Pillow's limit)."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,9 @@ def _from_bytes(content: bytes, limits: DecodeLimits) -> Image.Image:
 
 def _check_header(image: Image.Image, limits: DecodeLimits) -> None:
     if image.width * image.height > limits.max_pixels:
-        raise InvalidImage(f"the image is {image.width} x {image.height}, over the limit of {limits.max_pixels:,} pixels.")
+        raise InvalidImage(
+            f"the image is {image.width} x {image.height}, over the limit of {limits.max_pixels:,} pixels."
+        )
     if min(image.size) < 1:
         raise InvalidImage("the image has no pixels.")
     if getattr(image, "is_animated", False):

@@ -78,9 +78,7 @@ def train(config: TrainConfig, train_set: Dataset, test_set: Dataset, out: Path,
             if len(order) < config.batch_size:
                 order = torch.randperm(len(target_N), generator=generator)
             chosen, order = order[: config.batch_size], order[config.batch_size :]
-            rate = config.learning_rate * warmup_cosine(
-                step, steps=config.steps, warmup_steps=config.warmup_steps
-            )
+            rate = config.learning_rate * warmup_cosine(step, steps=config.steps, warmup_steps=config.warmup_steps)
             image_BCYX = random_affine(
                 image_NCYX[chosen],
                 degrees=config.rotate_degrees,

@@ -41,7 +41,7 @@ class FakeRuntime:
             raise RuntimeFailure("the fake runtime met its poison.")
         color_BC = image_BYXC.mean(axis=(1, 2), dtype=np.float64).astype(np.float32) / 255
         pre_logits_BD = np.resize(color_BC.T, (self._width, len(color_BC))).T + np.arange(self._width) / self._width
-        outputs = {"pre_logits": pre_logits_BD.astype(np.float32)}
+        outputs = {"pre_logits": np.ascontiguousarray(pre_logits_BD, np.float32)}
         if self._classes:
             repeated = np.resize(outputs["pre_logits"].T, (self._classes, len(color_BC))).T
             outputs["logits"] = np.ascontiguousarray(repeated)

@@ -27,4 +27,3 @@ def open_runtime(artifact: Artifact, name: str = "onnxruntime", *, threads: int 
 
         return FakeRuntime(manifest.model, precision=manifest.precision)
     raise ConfigError(f"no runtime is called {name!r}; known are {', '.join(RUNTIMES)}.")
-

@@ -1,0 +1,1 @@
+"""Measurements: each number with its conditions."""

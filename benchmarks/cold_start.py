@@ -1,0 +1,67 @@
+"""Cold start: from process start to ready, of our service and of an empty BentoML service, in turns.
+
+    python -m benchmarks.cold_start runs/demo/artifact --out benchmarks/results/cold-start.json
+
+Ready is the first 200 from /readyz, polled every 20 ms. Ours verifies the artifact, loads the model and warms it
+before it is ready. The empty service mounts one route and has no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.conditions import conditions
+from sovit.jsonio import write_json
+from sovit.process import free_port, serving, sovit_serve
+
+_EMPTY: Final = "benchmarks.empty_service:EmptyService"
+
+
+def measure(artifact: Path, rounds: int, console: Console) -> dict[str, list[float]]:
+    """Seconds to ready of each start, by service."""
+    seconds: dict[str, list[float]] = {"empty BentoML service": [], "sovit serve": []}
+    with tempfile.TemporaryDirectory(prefix="sovit-bench-") as scratch:
+        log = Path(scratch) / "serve.log"
+        for number in range(rounds):
+            for name, found in seconds.items():
+                port = free_port()
+                empty = ["bentoml", "serve", _EMPTY, "--host", "127.0.0.1", "--port", str(port)]
+                command = sovit_serve(artifact, port) if name == "sovit serve" else empty
+                url, quiet = f"http://127.0.0.1:{port}", {"BENTOML_DO_NOT_TRACK": "True"}
+                with serving(command, url, log, env=quiet) as took:
+                    found.append(took)
+            console.print(f"round {number + 1}: " + ", ".join(f"{name} {s[-1]:.2f} s" for name, s in seconds.items()))
+    return seconds
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="write the result as JSON there")
+    arguments = parser.parse_args()
+    before = conditions()
+    seconds = measure(arguments.artifact, arguments.rounds, Console(stderr=True))
+    empty, ours = (np.array(values) for values in seconds.values())
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(arguments.out, {"benchmark": "cold start", "conditions": before, "seconds": seconds})
+    table = Table("service", "median s", "min", "max")
+    for name, values in seconds.items():
+        table.add_row(name, f"{np.median(values):.2f}", f"{min(values):.2f}", f"{max(values):.2f}")
+    table.add_row("difference, start by start", f"{np.median(ours - empty):+.2f}", "", "")
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""What many tests share: a tiny model with random weights as a checkpoint and as an artifact, and real photographs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from numpy.typing import NDArray
+from PIL import Image
+
+from sovit.artifact import Artifact
+from sovit.checkpoint import save_checkpoint
+from sovit.config import ViTConfig
+from sovit.model import ViT
+from sovit.preprocess import Preprocess
+from sovit.spec import ModelSpec
+
+# The machine is shared: a slow example is no failure.
+settings.register_profile("sovit", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("sovit")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def tiny_spec(**changes: object) -> ModelSpec:
+    fields = {
+        "width": 32, "depth": 2, "mlp_dim": 48, "num_heads": 2, "patch_size": 4, "image_size": (16, 16), "num_classes": 3,
+    } | changes  # fmt: skip
+    model = ViTConfig(**fields)  # type: ignore[arg-type]
+    labels = tuple(("ant", "bee", "cat", "dog")[index] for index in range(model.num_classes))
+    return ModelSpec(model=model, preprocess=Preprocess(image_size=model.image_size), labels=labels)
+
+
+def random_model(config: ViTConfig, seed: int = 0) -> ViT:
+    """Every parameter perturbed, so that no bias is zero and no two rows are alike."""
+    torch.manual_seed(seed)
+    model = ViT(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def jpeg(color: tuple[int, int, int] = (200, 30, 90), size: tuple[int, int] = (40, 30)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def png(array: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint folder of the tiny model."""
+    spec = tiny_spec()
+    folder = tmp_path / "checkpoint"
+    save_checkpoint(folder, random_model(spec.model), spec, {"weights": "random"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """An artifact of the tiny model, exported once. Tests that change files work on a copy."""
+    from export.reference import reference_images
+    from export.to_onnx import export_onnx, from_checkpoint
+
+    spec = tiny_spec()
+    root = tmp_path_factory.mktemp("exported")
+    save_checkpoint(root / "checkpoint", random_model(spec.model), spec, {"weights": "random"})
+    images = reference_images(spec.preprocess, None)
+    return export_onnx(from_checkpoint(root / "checkpoint", "tiny"), root / "artifact", images)

@@ -1,0 +1,368 @@
+"""The ASGI application with a fake runtime: every route, form and status of the HTTP contract."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+import serving.app
+from serving.config import ServeConfig
+from sovit.artifact import Artifact
+from sovit.preprocess import DecodeLimits
+from sovit.runtime.fake import POISON, FakeRuntime
+from tests.conftest import jpeg, png
+
+JPEG = {"content-type": "image/jpeg"}
+
+
+@contextmanager
+def running(artifact: Artifact, runtime: FakeRuntime | None = None, **changes: Any) -> Iterator[TestClient]:
+    config = ServeConfig(artifact=str(artifact.folder), runtime="fake", **changes)
+    patch = pytest.MonkeyPatch()
+    if runtime is not None:
+        patch.setattr(serving.app, "open_runtime", lambda *_, **__: runtime)
+    try:
+        with TestClient(serving.app.create_app(lambda: config), raise_server_exceptions=False) as client:
+            try:
+                yield client
+            finally:
+                if runtime is not None:
+                    runtime.gate.set()  # or closing would wait for ever behind a failed test
+    finally:
+        patch.undo()
+
+
+@pytest.fixture
+def client(exported: Artifact) -> Iterator[TestClient]:
+    with running(exported) as client:
+        yield client
+
+
+def assert_problem(response: Any, status: int, detail: str = "") -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert document["status"] == status
+    assert document["type"].startswith("urn:sovit:problem:")
+    assert document["title"]
+    assert detail in document["detail"]
+    assert document["instance"] == f"urn:request:{response.headers['x-request-id']}"
+    return document
+
+
+def test_classify_replies_in_the_contracts_form(client: TestClient) -> None:
+    reply = client.post("/classify?top_k=2", content=jpeg(), headers=JPEG).json()
+    assert set(reply) == {"model", "results"}
+    assert reply["model"] == {
+        "name": "tiny", "artifact": reply["model"]["artifact"], "precision": "fp32", "runtime": "fake",
+    }  # fmt: skip
+    predictions = reply["results"][0]["predictions"]
+    assert [set(prediction) for prediction in predictions] == [{"label", "index", "score"}] * 2
+    assert predictions[0]["score"] >= predictions[1]["score"]
+
+
+def test_all_input_forms_give_the_same(client: TestClient) -> None:
+    image = jpeg()
+    encoded = b64encode(image).decode()
+    replies = [
+        client.post("/embed", content=image, headers=JPEG),
+        client.post("/embed", content=image, headers={"content-type": "application/octet-stream"}),
+        client.post("/embed", files={"images": ("a.jpg", image, "image/jpeg")}),
+        client.post("/embed", json={"images": [encoded]}),
+        client.post("/embed", json={"images": [f"data:image/jpeg;base64,{encoded}"]}),
+    ]
+    assert [reply.status_code for reply in replies] == [200] * 5
+    assert len({json.dumps(reply.json()["results"]) for reply in replies}) == 1
+
+
+def test_many_images_keep_their_order(client: TestClient) -> None:
+    images = [png(np.full((16, 16, 3), 10 * index, np.uint8)) for index in range(20)]
+    reply = client.post("/embed?normalize=false", files=[("images", ("x", image)) for image in images]).json()
+    assert [round(result["embedding"][0] * 255) for result in reply["results"]] == [10 * index for index in range(20)]
+    assert reply["dim"] == 32
+
+
+def test_embeddings_in_every_encoding(client: TestClient) -> None:
+    images = [("images", ("x", jpeg(color))) for color in ((1, 2, 3), (200, 100, 50))]
+    plain = np.array([r["embedding"] for r in client.post("/embed", files=images).json()["results"]], np.float32)
+    np.testing.assert_allclose(np.linalg.norm(plain, axis=1), 1, rtol=1e-5)
+    for how in ({"headers": {"accept": "application/x-npy"}}, {"params": {"encoding": "npy"}}):
+        reply = client.post("/embed", files=images, **how)  # type: ignore[arg-type]
+        assert reply.headers["content-type"] == "application/x-npy"
+        array = np.load(io.BytesIO(reply.content), allow_pickle=False)
+        assert (array.dtype, array.shape) == (np.float32, (2, 32))
+        np.testing.assert_array_equal(array, plain)
+    reply = client.post("/embed", files=images, params={"encoding": "base64"})
+    decoded = [np.frombuffer(b64decode(r["embedding"]), "<f4") for r in reply.json()["results"]]
+    np.testing.assert_array_equal(decoded, plain)
+
+
+def test_an_option_may_come_in_any_place_but_only_once(client: TestClient) -> None:
+    encoded = b64encode(jpeg()).decode()
+    for response in (
+        client.post("/classify?top_k=1", content=jpeg(), headers=JPEG),
+        client.post("/classify", files={"images": jpeg()}, data={"top_k": "1"}),
+        client.post("/classify", json={"images": [encoded], "top_k": 1}),
+    ):
+        assert len(response.json()["results"][0]["predictions"]) == 1
+    twice = client.post("/classify?top_k=1", json={"images": [encoded], "top_k": 1})
+    assert_problem(twice, 400, "given twice")
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "detail"),
+    [
+        ("/classify", {"colour": "red"}, "colour: unknown field (known: "),
+        ("/classify", {"normalize": "true"}, "normalize: unknown field"),
+        ("/embed", {"top_k": "3"}, "top_k: unknown field"),
+        ("/classify", {"top_k": "0"}, "top_k: "),
+        ("/classify", {"top_k": "many"}, "top_k: "),
+        ("/embed", {"normalize": "maybe"}, "normalize: "),
+        ("/embed", {"encoding": "xml"}, "encoding: "),
+        ("/embed", {"on_error": "ignore"}, "on_error: "),
+        ("/embed", {"model": "gpt"}, "no such model"),
+    ],
+)
+def test_wrong_options(client: TestClient, path: str, options: dict[str, str], detail: str) -> None:
+    assert_problem(client.post(path, params=options, content=jpeg(), headers=JPEG), 400, detail)
+    assert client.post(path, content=jpeg(), headers=JPEG).status_code == 200
+
+
+def test_a_field_name_is_not_echoed_at_length(client: TestClient) -> None:
+    problem = assert_problem(
+        client.post("/classify", params={"\x00" * 9 + "x" * 9000: "1"}, content=jpeg(), headers=JPEG), 400
+    )
+    assert len(problem["detail"]) <= 201
+    assert "\x00" not in problem["detail"]
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def truncated_jpeg() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(noise), "JPEG")[:-500]
+
+
+def huge_png() -> bytes:
+    content = bytearray(png(np.zeros((1, 1, 3), np.uint8)))
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    import zlib
+
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "detail"),
+    [
+        (b"", 400, "empty"),
+        (b"I am a jpeg, honestly", 415, "no image of a format"),
+        (b"%PDF-1.4", 415, "no image of a format"),
+        (truncated_jpeg(), 422, "truncated or corrupt"),
+        (jpeg()[:20], 422, "image 0"),
+        (huge_png(), 422, "more than 50,000,000 pixels"),
+    ],
+    ids=["empty", "text", "pdf", "truncated", "header only", "60000 x 60000"],
+)
+@pytest.mark.parametrize("path", ["/classify", "/embed"])
+def test_bad_images_get_their_status_and_hurt_nobody(
+    client: TestClient, path: str, content: bytes, status: int, detail: str
+) -> None:
+    assert_problem(client.post(path, content=content, headers=JPEG), status, detail)
+    assert client.post(path, content=jpeg(), headers=JPEG).status_code == 200
+
+
+def test_bad_images_among_good_ones_are_named_by_index(client: TestClient) -> None:
+    images = [jpeg(), truncated_jpeg(), jpeg(), b"text"]
+    files = [("images", ("x", image)) for image in images]
+    problem = assert_problem(client.post("/embed", files=files), 422, "image 1")
+    assert [(error["index"], error["status"]) for error in problem["errors"]] == [(1, 422), (3, 415)]
+    reply = client.post("/embed?on_error=item", files=files)
+    assert reply.status_code == 200
+    assert ["embedding" in result for result in reply.json()["results"]] == [True, False, True, False]
+    assert [result.get("error", {}).get("status") for result in reply.json()["results"]] == [None, 422, None, 415]
+    reply = client.post("/classify?on_error=item", files=files)
+    assert ["predictions" in result for result in reply.json()["results"]] == [True, False, True, False]
+    assert_problem(client.post("/embed?on_error=item&encoding=npy", files=files), 422, "image 1")
+    reply = client.post("/classify?on_error=item", content=b"text", headers=JPEG)
+    assert reply.json()["results"][0]["error"]["status"] == 415
+
+
+def test_unusual_images_are_served(client: TestClient) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images = [
+        png(np.zeros((1, 1, 3), np.uint8)),
+        encoded(Image.new("L", (9, 9), 5), "JPEG"),
+        encoded(Image.new("CMYK", (9, 9)), "JPEG"),
+        encoded(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "PNG"),
+        encoded(Image.new("RGB", (9, 9)).quantize(2), "PNG", transparency=0),
+        encoded(Image.new("RGB", (9, 4)), "JPEG", exif=exif),
+        encoded(Image.new("LA", (9, 9)), "PNG"),
+        encoded(Image.new("RGB", (9, 9)), "WEBP"),
+        encoded(Image.new("RGB", (9, 9)), "GIF"),
+    ]
+    for image in images:
+        assert client.post("/classify", content=image, headers=JPEG).status_code == 200
+    reply = client.post("/classify", files=[("images", ("x", image)) for image in images])
+    assert len(reply.json()["results"]) == len(images)
+
+
+def test_limits(exported: Artifact) -> None:
+    limits = {"max_body_bytes": 5000, "max_images": 2, "decode": DecodeLimits(max_pixels=40 * 30)}
+    with running(exported, **limits) as client:
+        assert_problem(client.post("/embed", content=b"x" * 5001, headers=JPEG), 413, "limit of 5,000 bytes")
+        chunks = (b"x" * 1000 for _ in range(50))
+        assert_problem(client.post("/embed", content=chunks, headers=JPEG), 413, "limit of 5,000 bytes")
+        files = [("images", ("x", jpeg(size=(4, 4)))) for _ in range(3)]
+        assert_problem(client.post("/embed", files=files), 413, "more than 2 images")
+        assert_problem(client.post("/embed", content=jpeg(size=(41, 30)), headers=JPEG), 422, "limit of 1,200 pixels")
+        assert client.post("/embed", content=jpeg(size=(40, 30)), headers=JPEG).status_code == 200
+
+
+def test_content_types_methods_and_paths(client: TestClient) -> None:
+    assert_problem(client.post("/classify", content=b"x", headers={"content-type": "text/html"}), 415, "send multipart")
+    response = client.get("/classify")
+    assert_problem(response, 405)
+    assert response.headers["allow"] == "POST"
+    assert_problem(client.get("/nothing/here"), 404)
+    assert_problem(client.post("/embed", content=jpeg(), headers=JPEG | {"accept": "text/html"}), 406)
+    assert_problem(client.post("/classify", content=jpeg(), headers=JPEG | {"accept": "image/png"}), 406)
+
+
+def test_the_request_id_is_kept_or_made(client: TestClient) -> None:
+    assert client.get("/livez", headers={"x-request-id": "abc-1.2_3"}).headers["x-request-id"] == "abc-1.2_3"
+    for given in ("a b", "x" * 129, "<script>"):
+        made = client.get("/livez", headers={"x-request-id": given}).headers["x-request-id"]
+        assert made != given
+        assert len(made) == 32
+
+
+def test_a_model_without_a_head_only_embeds(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = replace(exported.manifest, model=replace(exported.manifest.model, num_classes=0), labels=())
+    monkeypatch.setattr(serving.app, "open_artifact", lambda _: Artifact(exported.folder, manifest))
+    with running(exported) as client:
+        assert_problem(client.post("/classify", content=jpeg(), headers=JPEG), 400, "no classification head")
+        assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
+
+
+def test_the_other_routes(client: TestClient) -> None:
+    client.post("/embed", content=jpeg(), headers=JPEG)
+    client.post("/embed", content=b"", headers=JPEG)
+    model = client.get("/models").json()["models"][0]
+    assert (model["name"], model["dim"], model["labels"]) == ("tiny", 32, ["ant", "bee", "cat"])
+    assert client.get("/livez").json() == {"status": "alive"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    metrics = client.get("/metrics").text
+    assert 'sovit_requests_total{code="200",route="/embed"} 1.0' in metrics
+    assert 'sovit_requests_total{code="400",route="/embed"} 1.0' in metrics
+    assert "sovit_batch_images_count" in metrics
+    page = client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    for path in client.get("/openapi.json").json()["paths"]:
+        assert path in page.text
+
+
+def test_openapi_names_every_route_and_every_status(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert {"/classify", "/embed", "/models", "/livez", "/readyz", "/metrics"} == set(document["paths"])
+    classify = document["paths"]["/classify"]["post"]
+    assert {"200", "400", "413", "415", "422", "429", "503", "504"} <= set(classify["responses"])
+    assert {parameter["name"] for parameter in classify["parameters"]} == {"top_k", "model", "on_error"}
+
+
+def test_before_it_has_started_it_is_not_ready() -> None:
+    client = TestClient(serving.app.create_app())  # no lifespan: nothing has started
+    for response in (client.get("/readyz"), client.post("/embed", content=jpeg(), headers=JPEG)):
+        assert_problem(response, 503)
+        assert int(response.headers["retry-after"]) >= 1
+    assert client.get("/livez").status_code == 200
+
+
+def post_in_thread(client: TestClient, count: int) -> tuple[list[Any], list[threading.Thread]]:
+    responses: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: responses.append(client.post("/embed", content=jpeg(), headers=JPEG)))
+        for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    return responses, threads
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_full_queue_answers_429_and_recovers(exported: Artifact) -> None:
+    runtime = FakeRuntime(exported.manifest.model)
+    with running(exported, runtime, max_queue=2, max_images=2, max_batch=1) as client:
+        runtime.gate.clear()
+        engine = client.app.state.service.engine  # type: ignore[attr-defined]
+        responses, threads = post_in_thread(client, 3)
+        until(lambda: engine.depth == 2)
+        refused = client.post("/embed", content=jpeg(), headers=JPEG)
+        document = assert_problem(refused, 429, "queue is full")
+        assert int(refused.headers["retry-after"]) == document["retry_after_seconds"] >= 1
+        runtime.gate.set()
+        for thread in threads:
+            thread.join()
+        assert [response.status_code for response in responses] == [200] * 3
+        assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
+
+
+def test_a_deadline_answers_504_and_what_waited_never_runs(exported: Artifact) -> None:
+    runtime = FakeRuntime(exported.manifest.model)
+    with running(exported, runtime, timeout_seconds=0.3, max_batch=1) as client:
+        runtime.batches.clear()
+        runtime.gate.clear()
+        responses, threads = post_in_thread(client, 3)
+        for thread in threads:
+            thread.join()
+        assert {response.status_code for response in responses} == {504}
+        assert client.app.state.service.engine.depth == 0  # type: ignore[attr-defined]
+        runtime.gate.set()
+        assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
+        assert sum(runtime.batches) == 2  # the one that was under way, and the good one
+
+
+def test_an_image_that_breaks_the_runtime_is_a_500_that_says_nothing(client: TestClient) -> None:
+    poison = png(np.full((16, 16, 3), POISON, np.uint8))
+    assert_problem(client.post("/embed", content=poison, headers={"content-type": "image/png"}), 500)
+    assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
+    files = [("images", ("x", jpeg())), ("images", ("x", poison))]
+    reply = client.post("/embed?on_error=item", files=files).json()
+    assert [set(result) for result in reply["results"]] == [{"embedding"}, {"error"}]
+
+
+def test_one_bad_image_never_hurts_its_neighbours(exported: Artifact) -> None:
+    """Seven good requests and a bad one at once, many times: every good one succeeds."""
+    bad = [truncated_jpeg(), b"text", huge_png(), png(np.full((16, 16, 3), POISON, np.uint8))]
+    with running(exported) as client:
+        for number in range(12):
+            responses, threads = post_in_thread(client, 7)
+            status = client.post("/embed", content=bad[number % 4], headers=JPEG).status_code
+            for thread in threads:
+                thread.join()
+            assert status in (415, 422, 500)
+            assert [response.status_code for response in responses] == [200] * 7

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from serving.engine import Engine, Outputs
+from sovit.errors import DeadlineExceeded, NotReady, QueueFull, RuntimeFailure
+from sovit.runtime.fake import POISON, FakeRuntime
+from tests.conftest import tiny_spec
+
+MODEL = tiny_spec().model
+FAR = float("inf")
+
+
+def image(value: int) -> NDArray[np.uint8]:
+    return np.full((16, 16, 3), value, np.uint8)
+
+
+def value_of(future: Future[Outputs]) -> int:
+    return round(float(future.result(10)["pre_logits"][0]) * 255)
+
+
+def started(*runtimes: FakeRuntime, max_batch: int = 4, max_queue: int = 8) -> Engine:
+    engine = Engine(runtimes, max_batch=max_batch, max_queue=max_queue)
+    engine.start(image(0))
+    for runtime in runtimes:
+        runtime.batches.clear()
+    return engine
+
+
+def occupy(engine: Engine, runtime: FakeRuntime) -> Future[Outputs]:
+    """Let one image into the runtime and hold it there."""
+    runtime.gate.clear()
+    future = engine.submit(image(1), FAR)
+    while not future.running():
+        time.sleep(0.001)
+    return future
+
+
+def test_every_image_gets_its_own_result() -> None:
+    engine = started(FakeRuntime(MODEL), max_queue=100)
+    futures = [engine.submit(image(value), FAR) for value in range(50)]
+    assert [value_of(future) for future in futures] == list(range(50))
+    engine.close()
+
+
+def test_what_waits_becomes_one_batch_and_a_lone_image_does_not_wait() -> None:
+    runtime = FakeRuntime(MODEL)
+    engine = started(runtime)
+    first = occupy(engine, runtime)
+    rest = [engine.submit(image(value), FAR) for value in range(2, 8)]
+    runtime.gate.set()
+    assert [value_of(future) for future in [first, *rest]] == [1, *range(2, 8)]
+    assert runtime.batches == [1, 4, 2]
+    engine.close()
+
+
+def test_it_is_warmed_on_the_shapes_to_be_served() -> None:
+    runtime = FakeRuntime(MODEL)
+    engine = Engine([runtime], max_batch=4, max_queue=8)
+    assert not engine.ready
+    with pytest.raises(NotReady):
+        engine.submit(image(0), FAR)
+    engine.start(image(0))
+    assert set(runtime.batches) == {1, 4}
+    assert engine.ready
+    engine.close()
+    assert not engine.ready
+
+
+def test_a_failed_warm_up_is_a_failed_start() -> None:
+    engine = Engine([FakeRuntime(MODEL)], max_batch=4, max_queue=8)
+    with pytest.raises(RuntimeFailure):
+        engine.start(image(POISON))
+    assert not engine.ready
+
+
+def test_one_image_that_breaks_the_runtime_fails_alone() -> None:
+    runtime = FakeRuntime(MODEL)
+    engine = started(runtime)
+    first = occupy(engine, runtime)
+    values = [2, POISON, 3, 4]
+    futures = [engine.submit(image(value), FAR) for value in values]
+    runtime.gate.set()
+    assert value_of(first) == 1
+    for value, future in zip(values, futures, strict=True):
+        if value == POISON:
+            with pytest.raises(RuntimeFailure):
+                future.result(10)
+        else:
+            assert value_of(future) == value
+    assert runtime.batches == [1, 4, 1, 1, 1, 1]
+    assert engine.alive
+    engine.close()
+
+
+def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
+    runtime = FakeRuntime(MODEL, seconds_per_call=0.05)
+    engine = started(runtime, max_batch=1, max_queue=3)
+    first = occupy(engine, runtime)
+    waiting = [engine.submit(image(2), FAR) for _ in range(3)]
+    with pytest.raises(QueueFull) as caught:
+        engine.submit(image(3), FAR)
+    assert caught.value.retry_after >= 1
+    with pytest.raises(QueueFull):
+        engine.check_room()
+    assert engine.depth == 3
+    runtime.gate.set()
+    assert [value_of(future) for future in [first, *waiting]] == [1, 2, 2, 2]
+    engine.check_room(3)
+    with pytest.raises(QueueFull):
+        engine.check_room(4)
+    engine.close()
+
+
+def test_a_cancelled_image_frees_its_place_and_never_runs() -> None:
+    runtime = FakeRuntime(MODEL)
+    engine = started(runtime, max_queue=2)
+    first = occupy(engine, runtime)
+    waiting = [engine.submit(image(2), FAR) for _ in range(2)]
+    engine.forget(waiting)
+    assert engine.depth == 0
+    last = engine.submit(image(3), FAR)
+    runtime.gate.set()
+    assert (value_of(first), value_of(last)) == (1, 3)
+    assert runtime.batches == [1, 1]
+    engine.close()
+
+
+def test_a_late_image_never_runs() -> None:
+    runtime = FakeRuntime(MODEL)
+    engine = started(runtime)
+    first = occupy(engine, runtime)
+    late = engine.submit(image(2), time.monotonic() - 1)
+    good = engine.submit(image(3), FAR)
+    runtime.gate.set()
+    with pytest.raises(DeadlineExceeded):
+        late.result(10)
+    assert (value_of(first), value_of(good)) == (1, 3)
+    assert runtime.batches == [1, 1]
+    engine.close()
+
+
+def test_closing_finishes_what_was_accepted() -> None:
+    runtime = FakeRuntime(MODEL)
+    engine = started(runtime)
+    futures = [occupy(engine, runtime)] + [engine.submit(image(2), FAR) for _ in range(5)]
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    runtime.gate.set()
+    closing.join(10)
+    assert not closing.is_alive()
+    assert [value_of(future) for future in futures] == [1, 2, 2, 2, 2, 2]
+    with pytest.raises(NotReady):
+        engine.submit(image(3), FAR)
+
+
+def test_lanes_run_side_by_side() -> None:
+    runtimes = [FakeRuntime(MODEL), FakeRuntime(MODEL)]
+    engine = started(*runtimes, max_batch=1)
+    for runtime in runtimes:
+        runtime.gate.clear()
+    futures = [engine.submit(image(value), FAR) for value in (5, 6)]
+    while not all(future.running() for future in futures):
+        time.sleep(0.001)
+    for runtime in runtimes:
+        runtime.gate.set()
+    assert [value_of(future) for future in futures] == [5, 6]
+    assert [runtime.batches for runtime in runtimes] == [[1], [1]]
+    engine.close()
+
+
+def test_many_threads_at_once_lose_nothing() -> None:
+    runtimes = [FakeRuntime(MODEL), FakeRuntime(MODEL)]
+    engine = started(*runtimes, max_queue=10_000)
+    found: dict[int, int] = {}
+
+    def client(start: int) -> None:
+        for number in range(start, 250, 10):
+            if number != POISON:
+                found[number] = value_of(engine.submit(image(number), FAR))
+
+    threads = [threading.Thread(target=client, args=(start,)) for start in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    engine.close()
+    assert found == {number: number for number in range(250) if number != POISON}
+    assert sum(sum(runtime.batches) for runtime in runtimes) >= 249
