@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,7 +81,7 @@ def compare(
             _closed_loop(images, port, concurrency, 1.0)
             for number in range(rounds):
                 for batch in IN_PROCESS_BATCHES:
-                    in_process[batch].append(_rate(lambda batch=batch: _classify(predictor, images, batch), seconds))
+                    in_process[batch].append(_rate(partial(_classify, predictor, images, batch), seconds))
                 done, failed = _closed_loop(images, port, concurrency, seconds)
                 over_http.append(done)
                 failures += failed

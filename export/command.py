@@ -40,7 +40,7 @@ def export(arguments: argparse.Namespace) -> Result:
     size = sum(file.bytes for file in artifact.manifest.files.values())
     agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.1%}"
     text = (
-        f"artifact: {arguments.out} ({size / 1e6:,.1f} MB, {artifact.manifest.precision}, opset {artifact.manifest.opset})\n"
+        f"artifact: {arguments.out} ({size / 1e6:,.1f} MB, {arguments.precision}, opset {artifact.manifest.opset})\n"
         f"parity with fp32 torch on {parity.images} images: relative error {parity.relative_error:.2e}, "
         f"cosine {parity.cosine:.7f}{agreement}"
     )

@@ -106,7 +106,7 @@ def export_onnx(
     reference = TorchRuntime(source.model, source.spec.preprocess).run(images_BYXC)
     with write_artifact(out) as folder:
         _write_graph(graph, folder / GRAPH, images_BYXC[:2], source.spec.model)
-        np.savez(folder / REFERENCE, image=images_BYXC, **reference)
+        np.savez(folder / REFERENCE, **{"image": images_BYXC, **reference})  # type: ignore[arg-type]
         runtime = OnnxRuntime(folder / GRAPH, precision=precision, input_name=INPUT, output_names=graph.output_names)
         parity = measure_parity(runtime, images_BYXC, reference).require()
         runtime.close()

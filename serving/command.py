@@ -46,8 +46,10 @@ def serve(arguments: argparse.Namespace) -> Result:
         write_json(path, to_dict(config))
         process = subprocess.Popen(
             # -P keeps the current folder off the path, so that no stray file of the user's hides one of ours.
-            [sys.executable, "-P", "-m", "bentoml", "serve", "serving.service:SoViTService"]
-            + ["--working-dir", str(root), "--host", host, "--port", str(port)],
+            [
+                *(sys.executable, "-P", "-m", "bentoml", "serve", "serving.service:SoViTService"),
+                *("--working-dir", str(root), "--host", host, "--port", str(port)),
+            ],
             # BentoML keeps scratch files in its home: ours goes with the service, unless the user has one of their own.
             env={
                 "BENTOML_HOME": str(Path(scratch) / "bentoml"),

@@ -56,4 +56,4 @@ class SoViTService:
             sys.exit(error.exit_code)
 
 
-SoViTService.add_asgi_middleware(OurRoutesFirst)
+SoViTService.add_asgi_middleware(OurRoutesFirst)  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ STRICT: Final = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @cache
-def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
@@ -42,14 +42,14 @@ def explain(error: ValidationError, field_names: tuple[str, ...] = ()) -> str:
 def from_dict(cls: type[T], data: object, what: str) -> T:
     """Build a `cls` from plain JSON data. `what` names the source in the error."""
     try:
-        return _adapter(cls).validate_python(data)  # type: ignore[no-any-return]
+        return _adapter(cls).validate_python(data)  # type: ignore[no-any-return,arg-type]
     except ValidationError as error:
         raise ConfigError(f"{what}: {explain(error)}.") from error
 
 
 def to_dict(value: object) -> dict[str, Any]:
     """Plain JSON data of a dataclass instance."""
-    return _adapter(type(value)).dump_python(value, mode="json")  # type: ignore[no-any-return]
+    return _adapter(type(value)).dump_python(value, mode="json")  # type: ignore[no-any-return,arg-type]
 
 
 def read_json(path: Path) -> Any:

@@ -20,7 +20,7 @@ from sovit.config import ViTConfig
 
 
 class ViTOutput(NamedTuple):
-    """What a forward pass gives: `pre_logits` [B, D], `logits` [B, L] or None, `tokens` [B, N, D] after the last norm."""
+    """`pre_logits` [B, D], `logits` [B, L] or None without a head, `tokens` [B, N, D] after the last norm."""
 
     pre_logits: Tensor
     logits: Tensor | None
@@ -99,6 +99,8 @@ class MapHead(nn.Module):
 class ViT(nn.Module):
     """Image [B, C, Y, X], normalised float32, to pooled features and class scores."""
 
+    pos_embed: Tensor
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
@@ -160,7 +162,7 @@ class ViT(nn.Module):
 
 
 def _split_heads(x_BND: Tensor, num_heads: int) -> Tensor:
-    return x_BND.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return x_BND.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _merge_heads(x_BHNK: Tensor) -> Tensor:
@@ -180,6 +182,6 @@ def resample_position_embedding(pos_1ND: Tensor, old: tuple[int, int], new: tupl
     """Learned position embedding of another grid, by big_vision's rule: bilinear, corners aligned, no antialias."""
     if old == new:
         return pos_1ND
-    grid_1DYX = pos_1ND.unflatten(1, old).permute(0, 3, 1, 2)
+    grid_1DYX = pos_1ND.unflatten(1, old).permute(0, 3, 1, 2)  # type: ignore[no-untyped-call]
     resized = F.interpolate(grid_1DYX.float(), size=new, mode="bilinear", align_corners=True)
     return resized.flatten(2).transpose(1, 2).to(pos_1ND.dtype)

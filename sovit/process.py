@@ -28,9 +28,15 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    command: Sequence[str], url: str, log: Path, *, env: dict[str, str] | None = None, timeout_seconds: float = 60.0
+    command: Sequence[str],
+    url: str,
+    log: Path,
+    *,
+    env: dict[str, str] | None = None,
+    folder: Path | None = None,
+    timeout_seconds: float = 60.0,
 ) -> Iterator[float]:
-    """Run `python -m COMMAND` in the checkout until the block ends; yields the seconds from its start to ready.
+    """Run `python -m COMMAND` in `folder` (the checkout) until the block ends; yields the seconds from its start to ready.
 
     Its output goes to `log`. Raises `ServiceError` with the last lines of it when the server ends or does not get
     ready. The whole process group is stopped in any case.
@@ -39,7 +45,7 @@ def serving(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
-            cwd=Path(__file__).resolve().parent.parent,
+            cwd=folder or Path(__file__).resolve().parent.parent,
             env={**os.environ, **(env or {})},
             stdout=output,
             stderr=subprocess.STDOUT,

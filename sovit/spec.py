@@ -29,7 +29,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.preprocess.image_size != self.model.image_size:
             raise ConfigError(
-                f"the preprocessing makes images of {self.preprocess.image_size}, the model takes {self.model.image_size}."
+                f"the preprocessing makes images of {self.preprocess.image_size}, "
+                f"the model takes {self.model.image_size}."
             )
         if len(self.labels) != self.model.num_classes:
             raise ConfigError(f"{len(self.labels)} labels do not fit a head of {self.model.num_classes} classes.")

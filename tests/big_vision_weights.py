@@ -31,8 +31,8 @@ def convert(source: Mapping[str, Array], depth: int) -> dict[str, Tensor]:
         if match := re.match(r"(.*)MultiHeadDotProductAttention_0\.(query|key|value|out)\.(weight|bias)$", name):
             where, part, kind = match.groups()
             if part == "out":
-                value = value.reshape(-1, value.shape[-1]).T if kind == "weight" else value
-                target[f"{_attention(where)}proj.{kind}"] = value
+                flat_out = value.reshape(-1, value.shape[-1]).T if kind == "weight" else value
+                target[f"{_attention(where)}proj.{kind}"] = flat_out
             else:
                 qkv[f"{where}|{part}|{kind}"] = (
                     value.reshape(len(value), -1).T if kind == "weight" else value.reshape(-1)

@@ -28,7 +28,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 def tiny_spec(**changes: object) -> ModelSpec:
     fields = {
-        "width": 32, "depth": 2, "mlp_dim": 48, "num_heads": 2, "patch_size": 4, "image_size": (16, 16), "num_classes": 3,
+        "width": 32, "depth": 2, "mlp_dim": 48, "num_heads": 2, "patch_size": 4, "image_size": (16, 16),
+        "num_classes": 3,
     } | changes  # fmt: skip
     model = ViTConfig(**fields)  # type: ignore[arg-type]
     labels = tuple(("ant", "bee", "cat", "dog")[index] for index in range(model.num_classes))

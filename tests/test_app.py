@@ -99,7 +99,7 @@ def test_embeddings_in_every_encoding(client: TestClient) -> None:
     plain = np.array([r["embedding"] for r in client.post("/embed", files=images).json()["results"]], np.float32)
     np.testing.assert_allclose(np.linalg.norm(plain, axis=1), 1, rtol=1e-5)
     for how in ({"headers": {"accept": "application/x-npy"}}, {"params": {"encoding": "npy"}}):
-        reply = client.post("/embed", files=images, **how)  # type: ignore[arg-type]
+        reply = client.post("/embed", files=images, **how)
         assert reply.headers["content-type"] == "application/x-npy"
         array = np.load(io.BytesIO(reply.content), allow_pickle=False)
         assert (array.dtype, array.shape) == (np.float32, (2, 32))
@@ -225,7 +225,7 @@ def test_unusual_images_are_served(client: TestClient) -> None:
 
 
 def test_limits(exported: Artifact) -> None:
-    limits = {"max_body_bytes": 5000, "max_images": 2, "decode": DecodeLimits(max_pixels=40 * 30)}
+    limits: dict[str, Any] = {"max_body_bytes": 5000, "max_images": 2, "decode": DecodeLimits(max_pixels=40 * 30)}
     with running(exported, **limits) as client:
         assert_problem(client.post("/embed", content=b"x" * 5001, headers=JPEG), 413, "limit of 5,000 bytes")
         chunks = (b"x" * 1000 for _ in range(50))

@@ -124,13 +124,11 @@ def test_a_manifest_that_is_no_manifest_is_refused(copy: Path, content: bytes) -
 def test_an_artifact_out_of_parity_is_not_written(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import export.to_onnx as module
-
     source = from_checkpoint(checkpoint, "x")
     images = reference_images(source.spec.preprocess, None)
     run = TorchRuntime.run
     monkeypatch.setattr(
-        module.TorchRuntime, "run", lambda self, x: {name: values * 1.001 for name, values in run(self, x).items()}
+        TorchRuntime, "run", lambda self, x: {name: values * 1.001 for name, values in run(self, x).items()}
     )
     with pytest.raises(ParityError, match="relative error"):
         export_onnx(source, tmp_path / "out", images)

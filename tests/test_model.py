@@ -61,8 +61,8 @@ def test_position_embedding_is_resampled_as_big_vision_does() -> None:
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(2, 9), st.integers(2, 9))
 def test_resampling_keeps_the_corners(y: int, x: int, new_y: int, new_x: int) -> None:
     table = torch.randn(1, y * x, 3)
-    found = resample_position_embedding(table, (y, x), (new_y, new_x)).unflatten(1, (new_y, new_x))
-    grid = table.unflatten(1, (y, x))
+    found = resample_position_embedding(table, (y, x), (new_y, new_x)).reshape(1, new_y, new_x, 3)
+    grid = table.reshape(1, y, x, 3)
     torch.testing.assert_close(found[:, 0, 0], grid[:, 0, 0])
     torch.testing.assert_close(found[:, -1, -1], grid[:, -1, -1])
 

@@ -37,7 +37,7 @@ class Dataset:
 
 
 def load_dataset(data: str, split: Split) -> Dataset:
-    """`digits`, or a folder: FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE, or for testing FOLDER/CLASS/IMAGE."""
+    """`digits`, or a folder with train/CLASS/IMAGE and test/CLASS/IMAGE (for a test alone, CLASS/IMAGE will do)."""
     if data == DIGITS:
         return _digits(split)
     root = Path(data)

@@ -8,7 +8,8 @@ from torch import nn
 
 def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW that decays matrices only: biases, norms, the probe and position embeddings are left alone."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim >= 2 and not name.endswith(("pos_embed", "probe", "cls"))
         (decayed if is_matrix else kept).append(parameter)

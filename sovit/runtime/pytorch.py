@@ -14,6 +14,9 @@ from sovit.preprocess import Preprocess
 class Graph(nn.Module):
     """The whole graph of an artifact as a torch module: uint8 [B, Y, X, C] in, named outputs in a fixed order."""
 
+    scale_C: Tensor
+    shift_C: Tensor
+
     def __init__(self, model: ViT, preprocess: Preprocess) -> None:
         super().__init__()
         self.model = model

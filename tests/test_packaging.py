@@ -1,0 +1,122 @@
+"""The packaging decision of docs/adr/0001, proved: the wheel, the checkout, the extras and the Bento."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sovit.artifact import Artifact
+from sovit.client import Client
+from sovit.process import free_port, serving
+from tests.conftest import jpeg
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("sovit", "train", "export", "serving", "benchmarks")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_holds_sovit_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names} == {
+        "sovit",
+        next(n for n in names if ".dist-info" in n).split("/")[0],
+    }
+    assert "sovit/py.typed" in names
+    assert "sovit/runtime/ort.py" in names
+
+
+def test_the_installed_wheel_works_and_says_where_the_rest_is(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+
+    def sovit(*words: str) -> subprocess.CompletedProcess[str]:
+        # The environment's own editable install is on the path by a .pth file: the unpacked wheel goes before it.
+        return subprocess.run(
+            [sys.executable, "-m", "sovit", *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert "220.4 GFLOPs" in sovit("info", "So400m/14").stdout
+    for words in (["train", "digits", "--data", "digits", "--out", "x"], ["serve", "x"], ["bench", "latency", "x"]):
+        done = sovit(*words)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "needs sovit's checkout" in done.stderr
+
+
+def test_the_rooms_resolve_inside_the_checkout(tmp_path: Path) -> None:
+    # From another folder, so that only the editable install can be what finds them.
+    code = "".join(f"import {room}; print({room}.__file__)\n" for room in ROOMS)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    for line in done.stdout.split():
+        assert Path(line).is_relative_to(ROOT)
+
+
+def test_the_two_onnx_runtimes_are_exclusive_extras() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    having = {name for name, packages in extras.items() if any("onnxruntime" in package for package in packages)}
+    assert having == {"cpu", "gpu"}
+    assert not any("onnxruntime" in package or package.startswith("torch") for package in project["dependencies"])
+    assert not any("torch" in package for package in extras["serving"])
+
+
+def test_the_pins_of_the_bento_are_the_tested_ones() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    lines = (ROOT / "bentofile.yaml").read_text().splitlines()
+    packages = dict(line.strip(" -").split("==") for line in lines if "==" in line)
+    assert "torch" not in packages
+    assert {"bentoml", "onnxruntime", "pillow", "starlette", "python-multipart"} <= packages.keys()
+    assert packages == {name: pins[name if name in pins else name.replace("-", "_")] for name in packages}
+
+
+def test_a_built_bento_serves_away_from_the_checkout(exported: Artifact, tmp_path: Path) -> None:
+    home = {"BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    bentoml = [sys.executable, "-m", "bentoml"]
+    subprocess.run(
+        [*bentoml, "build", "--output", "tag"], cwd=ROOT, env={**os.environ, **home}, check=True, capture_output=True
+    )
+    bento = next((tmp_path / "home" / "bentos" / "sovit").glob("*/"))
+    packed = {path.relative_to(bento / "src").parts[0] for path in (bento / "src").rglob("*.py")}
+    assert packed == {"sovit", "serving"}
+    (tmp_path / "away").mkdir()
+    source = shutil.copytree(bento / "src", tmp_path / "away" / "src")
+    (tmp_path / "config.json").write_text(f'{{"artifact": "{exported.folder}"}}')
+    # torch is hidden, and every module must come from the bundle although the checkout is installed here.
+    (source / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    probe = "import sovit, serving.service; print(sovit.__file__, serving.service.__file__)"
+    env = {**home, "PYTHONPATH": str(source), "SOVIT_SERVE_CONFIG": str(tmp_path / "config.json")}
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=source, env={**os.environ, **env}, capture_output=True, text=True, check=True
+    )
+    assert all(Path(line).is_relative_to(source) for line in done.stdout.split())
+    port = free_port()
+    command = ["bentoml", "serve", "serving.service:SoViTService", "--working-dir", str(source)]
+    url = f"http://127.0.0.1:{port}"
+    with (
+        serving([*command, "--host", "127.0.0.1", "--port", str(port)], url, tmp_path / "log", env=env, folder=source),
+        Client(url) as client,
+    ):
+        assert client.embed([jpeg()]).shape == (1, 32)
