@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.conditions import conditions
@@ -36,7 +37,7 @@ def latency(arguments: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory(prefix="sovit-bench-") as scratch:
         artifacts = []
         for target in arguments.targets:
-            with console.status(f"loading {target}"):
+            with console.status(f"loading {escape(target)}"):
                 artifacts.append((target, resolve(target, image_size, 0, Path(scratch))))
         rows = measure(artifacts, arguments.batch, rounds=rounds, threads=threads, console=console)
     data = {
@@ -61,7 +62,7 @@ def _table(rows: list[Row], note: str) -> Table:
         column.justify = "right"
     for row in rows:
         table.add_row(
-            row.target,
+            escape(row.target),
             str(row.batch),
             f"{row.p50_ms:.2f}",
             f"{row.p90_ms:.2f}",

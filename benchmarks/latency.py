@@ -117,7 +117,7 @@ def _images(artifact: Artifact, batch: int) -> np.ndarray[tuple[int, ...], np.dt
 
 def _warm_up(runtime: Runtime, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> int:
     """Run until it no longer gets faster; returns how many runs that took."""
-    last = np.inf
+    last: float | None = None
     for group in range(1, _MOST_GROUPS + 1):
         times = []
         for _ in range(_GROUP):
@@ -125,7 +125,7 @@ def _warm_up(runtime: Runtime, images: np.ndarray[tuple[int, ...], np.dtype[np.u
             runtime.run(images)
             times.append(time.perf_counter() - began)
         median = float(np.median(times))
-        if abs(median - last) <= _AGREE * last:
+        if last is not None and abs(median - last) <= _AGREE * last:
             return group * _GROUP
         last = median
     return _MOST_GROUPS * _GROUP

@@ -268,10 +268,10 @@ def _classify(arguments: argparse.Namespace) -> Result:
     table = Table("image", "class", "score")
     for image, value in found:
         if isinstance(value, SoViTError):
-            table.add_row(image, f"[red]{value}[/]", "")
+            table.add_row(_cell(image), _cell(value, "red"), "")
         else:
             for rank, prediction in enumerate(value.predictions):
-                table.add_row("" if rank else image, prediction.label, f"{prediction.score:.4f}")
+                table.add_row(_cell("" if rank else image), _cell(prediction.label), f"{prediction.score:.4f}")
     return Result({"results": results}, table, EXIT_FAILED if failed else 0)
 
 
@@ -290,10 +290,10 @@ def _embed(arguments: argparse.Namespace) -> Result:
     table = Table("image", "dim", "length", "first values")
     for image, value in found:
         if isinstance(value, SoViTError):
-            table.add_row(image, "", "", f"[red]{value}[/]")
+            table.add_row(_cell(image), "", "", _cell(value, "red"))
         else:
             first = " ".join(f"{x:+.4f}" for x in value[:4])
-            table.add_row(image, str(len(value)), f"{np.linalg.norm(value):.4f}", first)
+            table.add_row(_cell(image), str(len(value)), f"{np.linalg.norm(value):.4f}", first)
     results = [
         {"image": image, **({"error": str(value)} if isinstance(value, SoViTError) else {"embedding": value.tolist()})}
         for image, value in found
@@ -317,6 +317,13 @@ def _each(arguments: argparse.Namespace, call: Callable[[Any, str], Any]) -> tup
             found.append((image, error))
     model.close()
     return found, any(isinstance(value, SoViTError) for _, value in found)
+
+
+def _cell(value: object, style: str = "") -> Any:
+    """A table cell that shows every character as it is, brackets included, and loses none."""
+    from rich.text import Text
+
+    return Text(str(value), style=style, overflow="fold")
 
 
 def _aligned(title: str, rows: Sequence[tuple[str, Any]]) -> str:

@@ -36,7 +36,7 @@ def serving(
     folder: Path | None = None,
     timeout_seconds: float = 60.0,
 ) -> Iterator[float]:
-    """Run `python -m COMMAND` in `folder` (the checkout) until the block ends; yields the seconds from its start to ready.
+    """Run `python -m COMMAND` in `folder` (the checkout) until the block ends; yields the seconds it took to be ready.
 
     Its output goes to `log`. Raises `ServiceError` with the last lines of it when the server ends or does not get
     ready. The whole process group is stopped in any case.

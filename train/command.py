@@ -63,15 +63,16 @@ def evaluate(arguments: argparse.Namespace) -> Result:
 
 
 def _table(target: str, found: Evaluation) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     caption = (
-        f"{target}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, {found.images_per_second:,.0f} images/s "
+        f"{escape(target)}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, {found.images_per_second:,.0f} images/s "
         "(decoding and the model's run, one batch at a time)"
     )
     table = Table(
-        "class", "images", "correct", "accuracy", title=f"{found.data}, {found.images} images", caption=caption
+        "class", "images", "correct", "accuracy", title=f"{escape(found.data)}, {found.images} images", caption=caption
     )
     for name, images, correct in found.per_class:
-        table.add_row(name, str(images), str(correct), f"{correct / images:.1%}" if images else "")
+        table.add_row(escape(name), str(images), str(correct), f"{correct / images:.1%}" if images else "")
     return table

@@ -1,0 +1,57 @@
+"""The README is true: its commands exist, its output is what comes out, its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sovit.artifact import Artifact
+from sovit.cli import build_parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def test_every_command_parses() -> None:
+    lines = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+    commands = [line.removeprefix("$ ").split("  #")[0] for line in lines if re.match(r"(\$ )?sovit ", line)]
+    assert len(commands) >= 6
+    for command in commands:
+        build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_every_make_target_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_shown_output_is_the_real_output(capsys: pytest.CaptureFixture[str]) -> None:
+    from sovit.cli import main
+
+    block = next(block for _, block in BLOCKS if block.startswith("$ sovit info"))
+    command, _, shown = block.partition("\n")
+    assert main(shlex.split(command)[2:]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_the_python_runs(exported: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(exported.folder.parent)
+    for name in ("seven", "nine"):
+        Image.new("RGB", (20, 20), "gray").save(tmp_path / f"{name}.png")
+    code = next(block for kind, block in BLOCKS if kind == "python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_table_names_every_command() -> None:
+    for name in ("info", "train", "evaluate", "export", "check", "classify", "serve", "bench latency", "demo"):
+        assert f"`sovit {name}" in README

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+
+from sovit.errors import ConfigError
+from sovit.predict import Classification, Prediction, load_checkpoint
+from train.augment import random_affine
+from train.data import Dataset, load_dataset
+from train.evaluate import evaluate_classifier
+from train.loop import TrainingDiverged, train
+from train.optim import adamw
+from train.recipes import recipe
+from train.schedule import warmup_cosine
+
+SMALL = ["width=16", "depth=1", "mlp_dim=32", "num_heads=2", "steps=60", "warmup_steps=6", "batch_size=32"]
+
+
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+def first(dataset: Dataset, count: int) -> Dataset:
+    return Dataset(dataset.name, dataset.images[:count], dataset.targets[:count], dataset.classes)
+
+
+def test_the_digits_split_is_fixed_and_disjoint() -> None:
+    train_set, test_set = load_dataset("digits", "train"), load_dataset("digits", "test")
+    assert (len(train_set), len(test_set)) == (1437, 360)
+    assert train_set.classes == tuple("0123456789")
+    assert set(test_set.targets.tolist()) == set(range(10))
+    for one, two in zip(test_set.images, load_dataset("digits", "test").images, strict=True):
+        assert np.array_equal(np.asarray(one), np.asarray(two))
+    # Two scans may be alike by chance, hardly more: the two parts share no image by construction.
+    seen = {np.asarray(image).tobytes() for image in train_set.images}
+    assert sum(np.asarray(image).tobytes() in seen for image in test_set.images) <= 1
+
+
+def test_a_folder_is_a_dataset(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("test", 1)):
+        for name in ("cat", "ant"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (9, 9)).save(tmp_path / split / name / f"{index}.png")
+            (tmp_path / split / name / "notes.txt").write_text("no image")
+    found = load_dataset(str(tmp_path), "train")
+    assert (found.classes, found.targets.tolist()) == (("ant", "cat"), [0, 0, 0, 1, 1, 1])
+    assert len(load_dataset(str(tmp_path / "test"), "test")) == 2
+
+
+def test_missing_data_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no data set is called 'digit'"):
+        load_dataset("digit", "train")
+    with pytest.raises(ConfigError, match="holds no images"):
+        load_dataset(str(tmp_path), "train")
+
+
+def test_training_learns_and_leaves_a_checkpoint_and_a_log(tmp_path: Path) -> None:
+    test_set = first(load_dataset("digits", "test"), 100)
+    config = recipe("digits", [*SMALL, "steps=160", "learning_rate=0.01"])
+    result = train(config, load_dataset("digits", "train"), test_set, tmp_path, console=quiet())
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [50, 100, 150, 160]
+    assert result.evaluation.top1 > 0.4  # chance is 0.1
+    predictor = load_checkpoint(result.checkpoint)
+    again = evaluate_classifier(predictor.classify, predictor.spec.labels, test_set)
+    assert again.top1 == result.evaluation.top1
+
+
+def test_training_is_reproducible(tmp_path: Path) -> None:
+    train_set, test_set = (first(load_dataset("digits", "train"), 64), first(load_dataset("digits", "test"), 8))
+    config = recipe("digits", [*SMALL, "steps=5"])
+    losses = [train(config, train_set, test_set, tmp_path / str(run), console=quiet()).final_loss for run in range(2)]
+    assert losses[0] == losses[1]
+
+
+def test_one_batch_can_be_learnt_by_heart(tmp_path: Path) -> None:
+    batch = first(load_dataset("digits", "train"), 32)
+    settings = [*SMALL, "steps=150", "learning_rate=0.01", "label_smoothing=0", "weight_decay=0"]
+    still = [f"{name}=0" for name in ("rotate_degrees", "shift_fraction", "scale_fraction")]
+    result = train(recipe("digits", settings + still), batch, batch, tmp_path, console=quiet())
+    assert result.final_loss < 0.05
+    assert result.evaluation.top1 == 1.0
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    batch = first(load_dataset("digits", "train"), 32)
+    with pytest.raises(TrainingDiverged, match=r"at step \d+; try a lower learning_rate"):
+        train(
+            recipe("digits", [*SMALL, "learning_rate=1e30", "warmup_steps=0"]), batch, batch, tmp_path, console=quiet()
+        )
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_too_few_images_are_named(tmp_path: Path) -> None:
+    few = first(load_dataset("digits", "train"), 8)
+    with pytest.raises(ConfigError, match="8 images, less than one batch of 32"):
+        train(recipe("digits", SMALL), few, few, tmp_path, console=quiet())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["step=3"], "no field is called 'step'; did you mean steps"),
+        (["zzz=3"], "known are width"),
+        (["steps"], "lacks its value"),
+        (["steps=many"], "steps: "),
+        (["steps=0"], "steps is 0"),
+        (["learning_rate=-1"], "learning_rate is -1"),
+        (["learning_rate=nan"], "learning_rate"),
+        (["num_heads=7"], "does not divide"),
+        (["pool=max"], "pool"),
+    ],
+)
+def test_wrong_settings_are_named(settings: list[str], message: str, tmp_path: Path) -> None:
+    batch = first(load_dataset("digits", "train"), 64)
+    with pytest.raises(ConfigError, match=message):
+        train(recipe("digits", settings), batch, batch, tmp_path, console=quiet())
+
+
+def test_an_unknown_recipe_is_named() -> None:
+    with pytest.raises(ConfigError, match="no recipe is called 'mnist'; known are digits"):
+        recipe("mnist", [])
+
+
+def test_the_schedule_in_closed_form() -> None:
+    values = [warmup_cosine(step, steps=110, warmup_steps=10) for step in (0, 5, 10, 60, 110)]
+    assert values == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+@given(st.integers(1, 500), st.integers(0, 100))
+def test_the_schedule_stays_between_0_and_1(steps: int, warmup: int) -> None:
+    for step in range(0, steps, 7):
+        assert 0 <= warmup_cosine(step, steps=steps, warmup_steps=warmup) <= 1
+
+
+def test_augmentation_by_nothing_changes_nothing_and_a_shift_shifts() -> None:
+    image = torch.rand(3, 3, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    same = random_affine(image, degrees=0, shift=0, scale=0, generator=generator)
+    torch.testing.assert_close(same, image, atol=1e-5, rtol=0)
+    moved = random_affine(image, degrees=10, shift=0.1, scale=0.1, generator=generator)
+    assert moved.shape == image.shape
+    assert (moved - image).abs().max() > 0.05
+    assert moved.min() >= image.min()
+    assert moved.max() <= image.max()
+
+
+def test_only_matrices_are_decayed() -> None:
+    from sovit.model import ViT
+    from tests.conftest import tiny_spec
+
+    model = ViT(tiny_spec(pool="map").model)
+    decayed, kept = adamw(model, learning_rate=1, weight_decay=0.5).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.5, 0)
+    assert all(names[id(parameter)].endswith("weight") for parameter in decayed["params"])
+    assert {"pos_embed", "map_head.probe", "norm.weight", "head.bias"} <= {names[id(p)] for p in kept["params"]}
+    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+
+
+def test_accuracy_by_hand() -> None:
+    dataset = Dataset("x", [b"a", b"b", b"c"], np.array([0, 1, 1]), ("ant", "bee"))
+
+    def classify(images: object, top_k: int) -> list[Classification]:
+        assert images == [b"a", b"b", b"c"]
+        order = [("ant", "bee"), ("ant", "bee"), ("cat", "dog")]
+        return [Classification(tuple(Prediction(label, 0, 0.5) for label in labels)) for labels in order]
+
+    found = evaluate_classifier(classify, ["bee", "ant", "cat", "dog"], dataset)
+    assert [found.top1, found.top5] == pytest.approx([1 / 3, 2 / 3])
+    assert found.per_class == (("ant", 1, 1), ("bee", 2, 0))
+    with pytest.raises(ConfigError, match="does not know: bee"):
+        evaluate_classifier(classify, ["ant"], dataset)
+    assert math.isfinite(found.images_per_second)
