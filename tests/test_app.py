@@ -318,16 +318,19 @@ def test_a_full_queue_answers_429_and_recovers(exported: Artifact) -> None:
     runtime = FakeRuntime(exported.manifest.model)
     with running(exported, runtime, max_queue=2, max_images=2, max_batch=1) as client:
         runtime.gate.clear()
+        runtime.calls = 0
         engine = client.app.state.service.engine  # type: ignore[attr-defined]
-        responses, threads = post_in_thread(client, 3)
+        first, first_threads = post_in_thread(client, 1)
+        until(lambda: runtime.calls == 1)
+        responses, threads = post_in_thread(client, 2)
         until(lambda: engine.depth == 2)
         refused = client.post("/embed", content=jpeg(), headers=JPEG)
         document = assert_problem(refused, 429, "queue is full")
         assert int(refused.headers["retry-after"]) == document["retry_after_seconds"] >= 1
         runtime.gate.set()
-        for thread in threads:
+        for thread in first_threads + threads:
             thread.join()
-        assert [response.status_code for response in responses] == [200] * 3
+        assert [response.status_code for response in first + responses] == [200] * 3
         assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
 
 

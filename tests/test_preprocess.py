@@ -74,6 +74,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     np.testing.assert_array_equal(np.asarray(decode(content, DecodeLimits())), upright)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_broken_exif_block_does_not_lose_the_image() -> None:
     good = jpeg()
     exif = b"Exif\x00\x00" + b"MM\x00\x2a\xff\xff\xff\xff" + b"\xff" * 20

@@ -15,7 +15,9 @@ POISON = 77  # an image whose every byte is this makes the whole batch fail, as 
 
 
 class FakeRuntime:
-    """Deterministic stand-in for an engine, with a settable cost per call and a record of the batches it ran.
+    """Deterministic stand-in for an engine, with a settable cost per call, a gate, and a record of its work.
+
+    `calls` counts runs begun, `batches` holds the size of each run that got through the gate.
 
     `pre_logits` are the image's mean colour repeated over D and shifted by the position, `logits` the first L of the
     same values (repeated when L exceeds D): two images of different colour differ, and batching changes nothing.
@@ -26,6 +28,7 @@ class FakeRuntime:
     def __init__(self, model: ViTConfig, *, precision: str = "fp32", seconds_per_call: float = 0.0) -> None:
         self.precision = precision
         self.seconds_per_call = seconds_per_call
+        self.calls = 0
         self.batches: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -34,6 +37,7 @@ class FakeRuntime:
 
     def run(self, image_BYXC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """See `Runtime.run`. Waits while `gate` is clear."""
+        self.calls += 1
         self.gate.wait()
         time.sleep(self.seconds_per_call)
         self.batches.append(len(image_BYXC))
