@@ -107,7 +107,11 @@ def export_onnx(
     with write_artifact(out) as folder:
         _write_graph(graph, folder / GRAPH, images_BYXC[:2], source.spec.model)
         np.savez(folder / REFERENCE, **{"image": images_BYXC, **reference})  # type: ignore[arg-type]
-        runtime = OnnxRuntime(folder / GRAPH, precision=precision, input_name=INPUT, output_names=graph.output_names)
+        inputs = (TensorInfo(name=INPUT, dtype="uint8", shape=("B", *source.spec.model.image_size, 3)),)
+        outputs = tuple(
+            TensorInfo(name=name, dtype="float32", shape=("B", values.shape[1])) for name, values in reference.items()
+        )
+        runtime = OnnxRuntime(folder / GRAPH, precision=precision, inputs=inputs, outputs=outputs)
         parity = measure_parity(runtime, images_BYXC, reference).require()
         runtime.close()
         manifest = Manifest(
@@ -118,11 +122,8 @@ def export_onnx(
             name=source.name,
             precision=precision,
             opset=OPSET,
-            inputs=(TensorInfo(name=INPUT, dtype="uint8", shape=("B", *source.spec.model.image_size, 3)),),
-            outputs=tuple(
-                TensorInfo(name=name, dtype="float32", shape=("B", values.shape[1]))
-                for name, values in reference.items()
-            ),
+            inputs=inputs,
+            outputs=outputs,
             batch=(1, MAX_BATCH),
             files=hash_files(folder),
             checkpoint_sha256=source.sha256,

@@ -196,7 +196,8 @@ async def _infer(
                 raise RejectedImages(rejected)
             valid = [image for image in decoded if not isinstance(image, SoViTError)]
             service.engine.check_room(len(valid))
-            futures += [service.engine.submit(image, deadline) for image in valid]
+            for image in valid:  # one by one: when the queue fills up half way, those before are taken out again
+                futures.append(service.engine.submit(image, deadline))
             ran = iter(await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True))
     except TimeoutError as error:
         raise DeadlineExceeded(f"the request took longer than {config.timeout_seconds:g} s.") from error

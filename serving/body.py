@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import binascii
 import json
+import logging
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from sovit.errors import BadRequest, TooLarge, UnsupportedMediaType
 
 MAX_FIELD_BYTES = 4096
+
+# The parser's own warnings quote the payload, which belongs in no log.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def _count(images: list[bytes], limit: int) -> None:
 
 def _parse_json(body: bytes, max_images: int) -> Body:
     try:
-        data = json.loads(body)
+        data = json.loads(body, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise BadRequest("the body is not valid JSON.") from error
     if not isinstance(data, dict):
@@ -84,6 +88,13 @@ def _parse_json(body: bytes, max_images: int) -> Body:
         raise BadRequest("the JSON body needs `images`, a list of base64 strings or data URIs.")
     _count(encoded, max_images)
     return Body([_decode_base64(text, index) for index, text in enumerate(encoded)], data)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise BadRequest("a JSON field is given twice.")
+    return found
 
 
 def _decode_base64(text: object, index: int) -> bytes:
@@ -109,7 +120,7 @@ def _parse_multipart(body: bytes, boundary: bytes, max_images: int) -> Body:
         parser = MultipartParser(boundary, collector.callbacks())
         parser.write(body)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise BadRequest("the multipart body is malformed.") from error
     if not collector.complete:
         raise BadRequest("the multipart body ends before its last boundary.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import ipaddress
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Final
 
 from serving.config import ENVIRONMENT_VARIABLE, ServeConfig
 from sovit.cli import Result
-from sovit.errors import ConfigError, ServiceError
+from sovit.errors import ConfigError, MissingDependency, ServiceError
 from sovit.jsonio import from_dict, to_dict, write_json
 
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -35,6 +36,8 @@ _FIELDS: Final = (
 
 def serve(arguments: argparse.Namespace) -> Result:
     """Run the service until it is told to stop; its exit status becomes ours."""
+    if importlib.util.find_spec("bentoml") is None:
+        raise MissingDependency("bentoml is not installed: pip install 'sovit[serving]'.")
     host, port = _free_address(arguments.host or DEFAULT_HOST, arguments.port or DEFAULT_PORT)
     name, equals, folder = arguments.artifact.partition("=")
     given = {field: getattr(arguments, field) for field in _FIELDS if getattr(arguments, field) is not None}

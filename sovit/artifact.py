@@ -73,6 +73,19 @@ class Manifest(ModelSpec):
     provenance: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        image = TensorInfo(name="image", dtype="uint8", shape=("B", *self.model.image_size, 3))
+        if self.inputs != (image,):
+            raise ConfigError(f"the inputs are not the one this model has, {image.name} {list(image.shape)}.")
+        expected = {"pre_logits": self.model.width} | ({"logits": self.model.num_classes} if self.labels else {})
+        if self.outputs != tuple(
+            TensorInfo(name=name, dtype="float32", shape=("B", size)) for name, size in expected.items()
+        ):
+            raise ConfigError(f"the outputs are not those this model has, {expected}.")
+        if not 1 <= self.batch[0] <= self.batch[1]:
+            raise ConfigError(f"batch is {list(self.batch)}, it must be a range such as [1, 1024].")
+
 
 @dataclass(frozen=True)
 class Artifact:

@@ -255,7 +255,12 @@ def test_the_request_id_is_kept_or_made(client: TestClient) -> None:
 
 
 def test_a_model_without_a_head_only_embeds(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = replace(exported.manifest, model=replace(exported.manifest.model, num_classes=0), labels=())
+    manifest = replace(
+        exported.manifest,
+        model=replace(exported.manifest.model, num_classes=0),
+        labels=(),
+        outputs=exported.manifest.outputs[:1],
+    )
     monkeypatch.setattr(serving.app, "open_artifact", lambda _: Artifact(exported.folder, manifest))
     with running(exported) as client:
         assert_problem(client.post("/classify", content=jpeg(), headers=JPEG), 400, "no classification head")

@@ -95,6 +95,9 @@ def test_an_edited_file_is_named(copy: Path, name: str) -> None:
         ({"precision": "fp3"}, "precision"),
         ({"surprise": 1}, "surprise: unknown field"),
         ({"labels": ["one"]}, "1 labels do not fit a head of 3"),
+        ({"inputs": []}, "inputs are not the one this model has"),
+        ({"outputs": []}, "outputs are not those this model has"),
+        ({"batch": [4, 1]}, "batch is"),
         ({"files": {}}, r"lists no model\.onnx"),
     ],
 )
@@ -103,6 +106,17 @@ def test_a_manifest_that_does_not_fit_is_refused(copy: Path, change: dict[str, o
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactMismatch, match=message):
         open_artifact(copy)
+
+
+def test_a_graph_of_another_model_is_refused_when_loaded(copy: Path) -> None:
+    path = copy / "manifest.json"
+    data = json.loads(path.read_text())
+    data["model"]["num_classes"] = 2
+    data["labels"] = ["one", "two"]
+    data["outputs"][1]["shape"] = ["B", 2]
+    path.write_text(json.dumps(data))
+    with pytest.raises(ArtifactMismatch, match=r"model\.onnx has other inputs or outputs than the manifest declares"):
+        open_runtime(open_artifact(copy))
 
 
 def test_a_manifest_cannot_point_outside(copy: Path) -> None:

@@ -18,8 +18,8 @@ def open_runtime(artifact: Artifact, name: str = "onnxruntime", *, threads: int 
         return OnnxRuntime(
             artifact.graph,
             precision=manifest.precision,
-            input_name=manifest.inputs[0].name,
-            output_names=[output.name for output in manifest.outputs],
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
             threads=threads,
         )
     if name == "fake":

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sovit.cores import available_cores
 from sovit.errors import ArtifactMismatch, ConfigError, MissingDependency, RuntimeFailure
+
+if TYPE_CHECKING:
+    from sovit.artifact import TensorInfo
 
 
 class OnnxRuntime:
@@ -22,8 +26,8 @@ class OnnxRuntime:
         graph: Path,
         *,
         precision: str,
-        input_name: str,
-        output_names: Sequence[str],
+        inputs: Sequence[TensorInfo],
+        outputs: Sequence[TensorInfo],
         threads: int | None = None,
     ) -> None:
         try:
@@ -37,13 +41,15 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self.precision = precision
-        self._input = input_name
-        self._outputs = list(output_names)
+        self._input = inputs[0].name
+        self._outputs = [output.name for output in outputs]
         # The package has no common base for its errors: what the border must catch is named by no public type.
         try:
             self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ArtifactMismatch(f"ONNX Runtime cannot load {graph}: {_first_line(error)}.") from error
+        self._check(graph, inputs, self._session.get_inputs())
+        self._check(graph, outputs, self._session.get_outputs())
 
     def run(self, image_BYXC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """See `Runtime.run`."""
@@ -52,6 +58,14 @@ class OnnxRuntime:
         except Exception as error:
             raise RuntimeFailure(f"ONNX Runtime failed: {_first_line(error)}.") from error
         return dict(zip(self._outputs, values, strict=True))
+
+    @staticmethod
+    def _check(graph: Path, declared: Sequence[TensorInfo], found: Sequence[Any]) -> None:
+        """A graph of another model than the manifest's is refused when it is loaded, not when it is run."""
+        kinds = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+        actual = [(node.name, kinds.get(node.type), tuple(node.shape[1:])) for node in found]
+        if actual != [(tensor.name, tensor.dtype, tensor.shape[1:]) for tensor in declared]:
+            raise ArtifactMismatch(f"{graph} has other inputs or outputs than the manifest declares.")
 
     def close(self) -> None:
         """See `Runtime.close`."""
