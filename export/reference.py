@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovit.errors import ConfigError, MissingDependency, SoViTError
-from sovit.preprocess import Preprocess
+from sovit.preprocess import SUFFIXES, Preprocess
 
 COUNT: Final = 16
-SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 def reference_images(preprocess: Preprocess, folder: Path | None) -> NDArray[np.uint8]:

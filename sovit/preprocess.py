@@ -31,6 +31,7 @@ _SIGNATURES: Final = (
     (b"BM", "BMP"),
 )
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of files to look for in a folder
 _PILLOW_LIMIT: Final = 89_478_485
 _FILTERS: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovit.errors import ConfigError, MissingDependency
-from sovit.preprocess import ImageSource
+from sovit.preprocess import SUFFIXES, ImageSource
 
 Split = Literal["train", "test"]
 
 DIGITS: Final = "digits"
 _HELD_OUT: Final = 360  # of 1,797, a fifth
 _SPLIT_SEED: Final = 0
-_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def _folder(root: Path, split: Split) -> Dataset:
     images: list[ImageSource] = []
     targets: list[int] = []
     for index, name in enumerate(classes):
-        found = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in _SUFFIXES)
+        found = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in SUFFIXES)
         images += found
         targets += [index] * len(found)
     if not images:
