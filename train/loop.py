@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sovit.checkpoint import save_checkpoint
 from sovit.config import ViTConfig
+from sovit.cores import available_cores
 from sovit.errors import ConfigError, SoViTError
 from sovit.jsonio import from_dict
 from sovit.model import ViT
@@ -61,6 +62,7 @@ def train(config: TrainConfig, train_set: Dataset, test_set: Dataset, out: Path,
     """
     if len(train_set) < config.batch_size:
         raise ConfigError(f"{train_set.name} has {len(train_set)} images, less than one batch of {config.batch_size}.")
+    torch.set_num_threads(config.threads or available_cores())
     torch.manual_seed(config.seed)
     spec = _spec(config, train_set.classes)
     model = ViT(spec.model).train()
