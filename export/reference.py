@@ -8,8 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sovit.decode import SUFFIXES
 from sovit.errors import ConfigError, MissingDependency, SoViTError
-from sovit.preprocess import SUFFIXES, Preprocess
+from sovit.preprocess import Preprocess
 
 COUNT: Final = 16
 

@@ -9,9 +9,9 @@ from typing import ClassVar, Final
 
 from pydantic import ConfigDict
 
+from sovit.decode import DecodeLimits
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT, from_dict, read_json
-from sovit.preprocess import DecodeLimits
 
 ENVIRONMENT_VARIABLE: Final = "SOVIT_SERVE_CONFIG"
 

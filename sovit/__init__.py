@@ -1,6 +1,7 @@
 """sovit: shape-optimised vision transformers, from checkpoint to artifact to service.
 
-load_model(folder) gives a torch module of a checkpoint folder, load_artifact(folder) a `Predictor` of an artifact.
+import_checkpoint(source, folder) makes a checkpoint folder of a public one, load_model(folder) a torch module of a
+checkpoint folder, load_artifact(folder) a `Predictor` of an artifact.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sovit.convert.foreign import ImportOptions
+    from sovit.convert.importer import Imported
     from sovit.model import ViT
     from sovit.predict import Predictor
 
@@ -21,14 +24,21 @@ def load_model(folder: str | Path, *, image_size: tuple[int, int] | None = None)
     Images are float32, normalised with the checkpoint's mean and std, of the checkpoint's size or of `image_size`
     (Y, X), for which the position embedding is resampled.
     """
-    from sovit.errors import MissingDependency
+    _need_torch("load_model")
+    from sovit.checkpoint import load_model as load
 
-    try:
-        from sovit.checkpoint import load_model as load
-        from sovit.model import ViT  # noqa: F401  (fails here, with a sentence, where torch is missing)
-    except ModuleNotFoundError as error:
-        raise MissingDependency(f"load_model needs {error.name}: pip install 'sovit[train]'.") from error
     return load(folder, image_size=image_size)
+
+
+def import_checkpoint(source: str | Path, folder: str | Path, options: ImportOptions | None = None) -> Imported:
+    """Import a big_vision npz, a timm or transformers checkpoint or `hf:OWNER/NAME` into a checkpoint folder.
+
+    See `sovit.convert.importer`; what `sovit convert` can be told is in `sovit.convert.foreign.ImportOptions`.
+    """
+    _need_torch("import_checkpoint")
+    from sovit.convert.importer import import_checkpoint as run
+
+    return run(source, folder, options)
 
 
 def load_artifact(folder: str | Path, *, runtime: str = "onnxruntime", threads: int | None = None) -> Predictor:
@@ -38,4 +48,13 @@ def load_artifact(folder: str | Path, *, runtime: str = "onnxruntime", threads: 
     return load(folder, runtime=runtime, threads=threads)
 
 
-__all__ = ["__version__", "load_artifact", "load_model"]
+def _need_torch(caller: str) -> None:
+    from sovit.errors import MissingDependency
+
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingDependency(f"{caller} needs {error.name}: pip install 'sovit[convert]'.") from error
+
+
+__all__ = ["__version__", "import_checkpoint", "load_artifact", "load_model"]

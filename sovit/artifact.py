@@ -146,7 +146,7 @@ def open_artifact(folder: str | Path) -> Artifact:
 @contextmanager
 def write_artifact(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes the artifact when the block ends without an error."""
-    with replace_folder(folder, MANIFEST) as aside:
+    with replace_folder(folder, "artifact", is_artifact) as aside:
         yield aside
 
 

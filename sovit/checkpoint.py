@@ -1,7 +1,12 @@
-"""The checkpoint folder: `model.safetensors` + `config.json`. No pickle anywhere."""
+"""The checkpoint folder: `model.safetensors` + `config.json`. No pickle anywhere.
+
+One imported from two towers also holds `text.safetensors`, `text_config.json` and the tokenizer's files.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -9,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import safetensors
 from pydantic import ConfigDict
 
-from sovit.errors import CheckpointMismatch
+from sovit.errors import CheckpointMismatch, ConfigError
 from sovit.folder import replace_folder
 from sovit.jsonio import STRICT, from_dict, read_json, to_dict, write_json
 from sovit.spec import ModelSpec
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION: Final = 1
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
+TEXT_WEIGHTS: Final = "text.safetensors"
+TEXT_CONFIG: Final = "text_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,26 +42,47 @@ class CheckpointConfig(ModelSpec):
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder looks like a checkpoint."""
+    """Whether a folder looks like a checkpoint, of ours or a foreign one."""
     return (folder / CONFIG).is_file()
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint that sovit wrote."""
+    try:
+        data = read_json(folder / CONFIG)
+    except ConfigError:
+        return False
+    return isinstance(data, dict) and "schema_version" in data
 
 
 def save_checkpoint(folder: Path, model: ViT, spec: ModelSpec, provenance: dict[str, Any]) -> None:
     """Write a checkpoint folder; an older one in its place survives until the new one is complete."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with write_checkpoint(folder, tensors, spec, provenance):
+        pass
+
+
+@contextmanager
+def write_checkpoint(
+    folder: Path, tensors: Mapping[str, Tensor], spec: ModelSpec, provenance: dict[str, Any]
+) -> Iterator[Path]:
+    """Write weights and config, and yield the folder for further files before it is put in place."""
     from safetensors.torch import save_file
 
     config = CheckpointConfig(
         model=spec.model, preprocess=spec.preprocess, labels=spec.labels, score=spec.score, provenance=provenance
     )
-    with replace_folder(folder, CONFIG) as aside:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, aside / WEIGHTS, metadata={"format": "pt"})
+    with replace_folder(folder, "checkpoint", is_ours) as aside:
+        save_file(dict(tensors), aside / WEIGHTS, metadata={"format": "pt"})
         write_json(aside / CONFIG, to_dict(config))
+        yield aside
 
 
 def read_config(folder: Path) -> CheckpointConfig:
     """A checkpoint's config, without its weights."""
     data = read_json(folder / CONFIG)
+    if isinstance(data, dict) and data.keys() & {"architecture", "model_type"} and "schema_version" not in data:
+        raise CheckpointMismatch(f"{folder} is a foreign checkpoint: import it with `sovit convert {folder} --to DIR`.")
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise CheckpointMismatch(
@@ -71,7 +99,8 @@ def load_model(folder: str | Path, *, image_size: tuple[int, int] | None = None)
     """
     import torch
 
-    from sovit.model import ViT, resample_position_embedding, sincos2d
+    from sovit.model import ViT
+    from sovit.position import resample_position_embedding, sincos2d
 
     folder = Path(folder)
     saved = read_config(folder)
@@ -82,7 +111,9 @@ def load_model(folder: str | Path, *, image_size: tuple[int, int] | None = None)
         model = ViT(wanted)
     _check_keys(folder / WEIGHTS, expected, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     if wanted.position_embedding == "learn":
-        weights["pos_embed"] = resample_position_embedding(weights["pos_embed"], saved.model.grid, wanted.grid)
+        weights["pos_embed"] = resample_position_embedding(
+            weights["pos_embed"], saved.model.grid, wanted.grid, saved.model.position_resampling
+        )
     else:
         model.pos_embed = sincos2d(wanted.grid, wanted.width)
     model.load_state_dict(weights, assign=True)

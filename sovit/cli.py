@@ -28,6 +28,7 @@ _EXTRA_OF: Final = {
     "orjson": "serving",
     "onnxruntime": "cpu",
     "psutil": "bench",
+    "huggingface_hub": "convert",
 }
 
 
@@ -87,6 +88,31 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("--num-classes", type=int, help="size of the head (default: none, or the folder's own)")
     with_json(info)
 
+    convert = command("convert", _by_name("sovit.convert.command", "convert"), "import a public checkpoint, exactly")
+    convert.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a big_vision .npz, a timm or transformers folder, a .safetensors file beside its config.json, or "
+        "hf:OWNER/NAME[@REVISION]",
+    )
+    convert.add_argument("--to", required=True, type=Path, metavar="CHECKPOINT", help="folder to write")
+    convert.add_argument("--image-size", help="pixels, N or YxX: resamples the position embedding (default: as it is)")
+    convert.add_argument(
+        "--resample",
+        choices=["big_vision", "timm", "transformers", "naflex"],
+        help="whose rule resamples the position embedding (default: the source's own)",
+    )
+    convert.add_argument("--drop-head", action="store_true", help="leave the classification head out")
+    convert.add_argument("--num-classes", type=int, help="size the head must have; without one, a new head of zeros")
+    convert.add_argument("--labels", metavar="FILE|imagenet-1k", help="names of the classes, one a line")
+    convert.add_argument("--score", choices=["softmax", "sigmoid"], help="what makes scores of logits")
+    convert.add_argument("--resize", choices=["squash", "crop", "border"], help="resize rule (default: the source's)")
+    convert.add_argument("--crop-fraction", type=float, help="part of the resized image that is kept")
+    convert.add_argument(
+        "--interpolation", choices=["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"], help="resize filter"
+    )
+    with_json(convert)
+
     train = command("train", _in_checkout("train.command", "train"), "train a recipe into a checkpoint")
     train.add_argument("recipe", metavar="RECIPE", help="such as digits")
     train.add_argument("--data", required=True, help="digits, or a folder with train/CLASS/IMAGE and test/CLASS/IMAGE")
@@ -97,6 +123,11 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", _in_checkout("train.command", "evaluate"), "accuracy on labelled images")
     evaluate.add_argument("target", metavar="CHECKPOINT|ARTIFACT|URL")
     evaluate.add_argument("--data", required=True, help="digits, or a folder with CLASS/IMAGE or test/CLASS/IMAGE")
+    evaluate.add_argument(
+        "--probe",
+        choices=["fewshot", "knn", "linear"],
+        help="fit a probe on the embeddings of train/CLASS/IMAGE and score that (default: the model's own head)",
+    )
     with_json(evaluate)
 
     export = command("export", _in_checkout("export.command", "export"), "compile a checkpoint into an artifact")
@@ -175,13 +206,22 @@ def checkout() -> Path:
     return root
 
 
+def _by_name(module: str, function: str) -> Callable[[argparse.Namespace], Result | None]:
+    """A handler whose module is imported when it runs."""
+
+    def run(arguments: argparse.Namespace) -> Result | None:
+        handler: Callable[[argparse.Namespace], Result | None] = getattr(importlib.import_module(module), function)
+        return handler(arguments)
+
+    return run
+
+
 def _in_checkout(module: str, function: str) -> Callable[[argparse.Namespace], Result | None]:
-    """A handler in one of the checkout's packages, found by name: the core must not import them."""
+    """A handler in one of the checkout's packages: the core must not import them."""
 
     def run(arguments: argparse.Namespace) -> Result | None:
         checkout()
-        handler: Callable[[argparse.Namespace], Result | None] = getattr(importlib.import_module(module), function)
-        return handler(arguments)
+        return _by_name(module, function)(arguments)
 
     return run
 
@@ -228,7 +268,7 @@ def _info(arguments: argparse.Namespace) -> Result:
         ("weights", f"{found.weight_bytes / 1e6:,.1f} MB in fp32"),
         ("activations", f"{found.activation_bytes / 1e6:,.1f} MB at most at batch 1 in fp32"),
     ]
-    return Result(data, _aligned(arguments.target, rows))
+    return Result(data, aligned(arguments.target, rows))
 
 
 def _check(arguments: argparse.Namespace) -> Result:
@@ -248,9 +288,7 @@ def _check(arguments: argparse.Namespace) -> Result:
     ]
     if parity.top1_agreement is not None:
         rows.append(("top-1 agreement", f"{parity.top1_agreement:.1%} of {parity.images} images"))
-    return Result(
-        {"artifact": str(artifact.folder), "parity": asdict(parity)}, _aligned(f"{artifact.folder}: ok", rows)
-    )
+    return Result({"artifact": str(artifact.folder), "parity": asdict(parity)}, aligned(f"{artifact.folder}: ok", rows))
 
 
 def _classify(arguments: argparse.Namespace) -> Result:
@@ -326,7 +364,8 @@ def _cell(value: object, style: str = "") -> Any:
     return Text(str(value), style=style, overflow="fold")
 
 
-def _aligned(title: str, rows: Sequence[tuple[str, Any]]) -> str:
+def aligned(title: str, rows: Sequence[tuple[str, Any]]) -> str:
+    """A title and, below it, names and values in two columns."""
     width = max(len(name) for name, _ in rows)
     return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)])
 

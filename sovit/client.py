@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sovit.decode import ImageSource
 from sovit.errors import InvalidImage, ServiceError, UnsupportedImage
 from sovit.predict import DEFAULT_TOP_K, Classification, Prediction
-from sovit.preprocess import ImageSource
 
 
 class Client:

@@ -10,11 +10,12 @@ from pydantic import ConfigDict
 
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
-from sovit.variants import VARIANTS, Shape
+from sovit.variants import TRAITS, VARIANTS, Shape
 
 Pool = Literal["map", "gap", "tok"]
 PositionEmbedding = Literal["learn", "sincos2d"]
 Gelu = Literal["erf", "tanh"]
+PositionResampling = Literal["big_vision", "timm", "transformers", "naflex"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,11 @@ class ViTConfig:
 
     `image_size` is (Y, X) in pixels. A side that is no multiple of `patch_size` loses its last pixels, as with a VALID
     convolution: 384 px with patch 14 gives 27 patches a side, the same as 378 px. `num_classes` 0 means no head.
+
+    `registers` are learned tokens after the class token and before the patches (timm's order); no pooling sees them.
+    `fc_norm` moves the last LayerNorm behind the pooling. `layer_scale` gives every residual branch a learned factor
+    per channel. `position_resampling` names the code base whose rule makes a position embedding for another grid (see
+    `sovit.position`).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -37,6 +43,11 @@ class ViTConfig:
     position_embedding: PositionEmbedding = "learn"
     gelu: Gelu = "tanh"
     layer_norm_eps: float = 1e-6
+    registers: int = 0
+    qkv_bias: bool = True
+    layer_scale: bool = False
+    fc_norm: bool = False
+    position_resampling: PositionResampling = "big_vision"
     num_classes: int = 0
 
     def __post_init__(self) -> None:
@@ -45,6 +56,8 @@ class ViTConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
         if self.num_classes < 0:
             raise ConfigError(f"num_classes is {self.num_classes}, it must be 0 (no head) or more.")
+        if self.registers < 0:
+            raise ConfigError(f"registers is {self.registers}, it must be 0 or more.")
         if self.width % self.num_heads:
             raise ConfigError(f"width {self.width} does not divide into {self.num_heads} heads.")
         if min(self.image_size) < self.patch_size:
@@ -65,9 +78,14 @@ class ViTConfig:
         return self.width // self.num_heads
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: the class token where there is one, and the registers."""
+        return (self.pool == "tok") + self.registers
+
+    @property
     def num_tokens(self) -> int:
-        """Tokens that pass through the blocks: patches, plus the class token where there is one."""
-        return self.grid[0] * self.grid[1] + (self.pool == "tok")
+        """Tokens that pass through the blocks."""
+        return self.num_prefix_tokens + self.grid[0] * self.grid[1]
 
 
 def parse_image_size(text: str) -> tuple[int, int]:
@@ -96,6 +114,7 @@ def variant_config(
     image_size: tuple[int, int] = ViTConfig.image_size,
     num_classes: int = ViTConfig.num_classes,
 ) -> ViTConfig:
-    """The configuration of a named variant such as `"So400m/14"`, with big_vision's conventions for the rest."""
+    """The configuration of a named variant such as `"So400m/14"`: its shape, its traits, big_vision's conventions."""
     shape, patch_size = parse_variant(text)
-    return ViTConfig(**shape._asdict(), patch_size=patch_size, image_size=image_size, num_classes=num_classes)
+    traits = TRAITS.get(text.partition("/")[0], {})
+    return ViTConfig(**shape._asdict(), **traits, patch_size=patch_size, image_size=image_size, num_classes=num_classes)

@@ -41,12 +41,16 @@ def parameters(config: ViTConfig) -> int:
     norm = 2 * width
     attention = 4 * (width * width + width)
     mlp = 2 * width * mlp_dim + mlp_dim + width
+    block = 2 * norm + attention + mlp
+    if not config.qkv_bias:
+        block -= 3 * width
+    if config.layer_scale:
+        block += 2 * width
     total = 3 * config.patch_size**2 * width + width
     if config.position_embedding == "learn":
         total += config.grid[0] * config.grid[1] * width
-    if config.pool == "tok":
-        total += width
-    total += config.depth * (2 * norm + attention + mlp) + norm
+    total += config.num_prefix_tokens * width
+    total += config.depth * block + norm
     if config.pool == "map":
         total += width + attention + norm + mlp
     if config.num_classes:
@@ -61,7 +65,7 @@ def macs(config: ViTConfig) -> int:
     total = patches * 3 * config.patch_size**2 * width
     total += config.depth * (tokens * (4 * width**2 + 2 * width * mlp_dim) + 2 * tokens**2 * width)
     if config.pool == "map":
-        total += 2 * tokens * width**2 + 2 * width**2 + 2 * tokens * width + 2 * width * mlp_dim
+        total += 2 * patches * width**2 + 2 * width**2 + 2 * patches * width + 2 * width * mlp_dim
     return total + width * config.num_classes
 
 

@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -18,15 +18,15 @@ _RENAME_EXCHANGE: Final = 2
 
 
 @contextmanager
-def replace_folder(target: Path, marker: str) -> Iterator[Path]:
+def replace_folder(target: Path, kind: str, is_kind: Callable[[Path], bool]) -> Iterator[Path]:
     """Yield an empty folder beside `target` that takes its place when the block ends without an error.
 
-    An existing `target` is replaced only when it is empty or holds a file called `marker`, so that a wrong path never
-    costs anybody their files. A kill at any moment leaves either the old or the new folder complete.
+    An existing `target` is replaced only when it is empty or `is_kind` (an older one of the same `kind`), so that a
+    wrong path never costs anybody their files. A kill at any moment leaves either the old or the new folder complete.
     """
     target = Path(os.path.abspath(target))
-    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / marker).is_file())):
-        raise ConfigError(f"{target} exists and holds no {marker}: choose another folder or remove it.")
+    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or is_kind(target))):
+        raise ConfigError(f"{target} exists and is no {kind} of sovit's: choose another folder or remove it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

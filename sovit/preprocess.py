@@ -1,4 +1,4 @@
-"""Image bytes to the model's input: decode under limits, EXIF orientation, RGB, resize, crop; uint8 [Y, X, C].
+"""A decoded image to the model's input: resize, crop or pad; uint8 [Y, X, C].
 
 Casting and normalising are the graph's work: `mean` and `std` are carried here and applied there. Resizing is
 Pillow's, as in timm and transformers, so published accuracies are reproduced to the pixel.
@@ -7,180 +7,139 @@ Pillow's, as in timm and transformers, so published accuracies are reproduced to
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import ConfigDict
 
-from sovit.errors import ConfigError, InvalidImage, UnsupportedImage
+from sovit.decode import DecodeLimits, ImageSource, decode
+from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
 
-ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
-
-# Formats are told by their first bytes, never by a file name or a content type.
-_SIGNATURES: Final = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-)
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of files to look for in a folder
-_PILLOW_LIMIT: Final = 89_478_485
-_FILTERS: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeLimits:
-    """What a decoder may be asked to do. `max_pixels` is checked against the header, before any pixel is decoded."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    max_pixels: int = 50_000_000
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_pixels <= _PILLOW_LIMIT:
-            raise ConfigError(
-                f"max_pixels is {self.max_pixels:,}, it must lie in 1..{_PILLOW_LIMIT:,} (Pillow's limit)."
-            )
+ResizeRule = Literal["squash", "crop", "border", "naflex"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [B, Y, X, C], or [Y, X, C] of different sizes
+_FILTERS: Final = {name: Image.Resampling[name.upper()] for name in Interpolation.__args__}  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """How an image becomes the model's input.
 
-    `squash` resizes to `image_size` whatever the aspect ratio (SigLIP). `crop` resizes the shorter side to
-    `image_size / crop_fraction` and cuts the centre out (timm's evaluation transform). `mean` and `std` are per
-    channel, for pixel values in 0..1.
+    The first three rules give images of `image_size` (Y, X); they resize to a frame of `image_size / crop_fraction`
+    and cut the centre out:
+
+    - `squash` fills the frame whatever the aspect ratio (SigLIP; timm's crop_mode squash).
+    - `crop` keeps the aspect ratio and covers the frame (timm's crop_mode center).
+    - `border` keeps the aspect ratio and fits into the frame; the rest is filled with the mean colour (timm's border).
+    - `naflex` keeps the aspect ratio as nearly as whole patches allow: sides are the multiples of `patch_size` that
+      give the most patches up to `max_patches` (SigLIP 2 NaFlex). `image_size` is that of the position embedding.
+
+    `mean` and `std` are per channel, for pixel values in 0..1.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     image_size: tuple[int, int]
-    resize: Literal["squash", "crop"] = "squash"
+    resize: ResizeRule = "squash"
     crop_fraction: float = 1.0
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    patch_size: int | None = None
+    max_patches: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1:
             raise ConfigError(f"image_size is {self.image_size}, both sides must be at least 1.")
         if not 0 < self.crop_fraction <= 1:
             raise ConfigError(f"crop_fraction is {self.crop_fraction}, it must lie in 0..1.")
-        if self.resize == "squash" and self.crop_fraction != 1.0:
-            raise ConfigError("crop_fraction means nothing to the resize rule 'squash'.")
-        if self.resize == "crop" and self.image_size[0] != self.image_size[1]:
-            raise ConfigError(f"the resize rule 'crop' needs a square image_size, not {self.image_size}.")
         if min(self.std) <= 0:
             raise ConfigError(f"std is {self.std}, every channel must be above 0.")
+        if self.resize == "naflex":
+            if not (self.patch_size and self.max_patches and self.patch_size >= 1 and self.max_patches >= 1):
+                raise ConfigError("the resize rule 'naflex' needs a patch_size and max_patches of at least 1.")
+            if self.crop_fraction != 1.0:
+                raise ConfigError("crop_fraction means nothing to the resize rule 'naflex'.")
+        elif self.patch_size is not None or self.max_patches is not None:
+            raise ConfigError(f"patch_size and max_patches mean nothing to the resize rule {self.resize!r}.")
 
     def __call__(self, source: ImageSource, limits: DecodeLimits | None = None) -> NDArray[np.uint8]:
-        """One image to uint8 [Y, X, 3] of `image_size`. Raises `UnsupportedImage` or `InvalidImage`."""
+        """One image to uint8 [Y, X, 3]. Raises `UnsupportedImage` or `InvalidImage`."""
         return self.resized(decode(source, limits or DecodeLimits()))
 
     def resized(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Resize and crop a decoded RGB image."""
-        size_yx = self.image_size
-        if self.resize == "crop":
-            short = math.floor(size_yx[0] / self.crop_fraction)
-            size_yx = _shorter_side_to(short, image.height, image.width)
+        """Resize, and crop or pad, a decoded RGB image."""
+        size_yx = self._resized_size(image.height, image.width)
         if (image.height, image.width) != size_yx:
             image = image.resize((size_yx[1], size_yx[0]), _FILTERS[self.interpolation])
-        if size_yx != self.image_size:
-            top = round((size_yx[0] - self.image_size[0]) / 2)
-            left = round((size_yx[1] - self.image_size[1]) / 2)
-            image = image.crop((left, top, left + self.image_size[1], top + self.image_size[0]))
+        if self.resize != "naflex" and size_yx != self.image_size:
+            image = _centre(image, self.image_size, self.mean)
         return np.asarray(image)
 
+    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.resize == "naflex":
+            assert self.patch_size is not None
+            assert self.max_patches is not None
+            return naflex_size(height, width, self.patch_size, self.max_patches)
+        frame_y, frame_x = (math.floor(side / self.crop_fraction) for side in self.image_size)
+        if self.resize == "squash":
+            return frame_y, frame_x
+        if self.resize == "crop" and frame_y == frame_x:
+            return _shorter_side_to(frame_y, height, width)
+        choose = min if self.resize == "crop" else max
+        ratio = choose(height / frame_y, width / frame_x)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
 
-def decode(source: ImageSource, limits: DecodeLimits) -> Image.Image:
-    """Decode any image source to an upright RGB image.
 
-    Raises `UnsupportedImage` when the bytes are none of `FORMATS`, `InvalidImage` when they are but cannot be decoded
-    or exceed the limits. Transparency is dropped, as the peers' `convert("RGB")` does.
+class PatchBatch(NamedTuple):
+    """Images of different sizes as one batch of patches, padded to the longest of them.
+
+    `patches_BNP` uint8 with the pixels of a patch in the order (y, x, channel), `mask_BN` bool, False where padded,
+    `grid_B2` int64: rows and columns of patches.
     """
-    if isinstance(source, np.ndarray):
-        return _from_array(source, limits)
-    if isinstance(source, Image.Image):
-        _check_header(source, limits)
-        return _to_rgb(source.copy())
-    if isinstance(source, bytes):
-        return _from_bytes(source, limits)
-    try:
-        content = Path(source).read_bytes()
-    except OSError as error:
-        raise InvalidImage(f"{source} cannot be read: {error.strerror}.") from error
-    return _from_bytes(content, limits)
+
+    patches_BNP: NDArray[np.uint8]
+    mask_BN: NDArray[np.bool_]
+    grid_B2: NDArray[np.int64]
 
 
-def sniff(content: bytes) -> str | None:
-    """The image format that the first bytes announce, or None."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "WEBP"
-    return next((name for signature, name in _SIGNATURES if content.startswith(signature)), None)
+def to_patches(images: Images, patch_size: int) -> PatchBatch:
+    """Images [Y, X, C] whose sides are multiples of `patch_size` to a batch of patches."""
+    grid_B2 = np.array([(image.shape[0] // patch_size, image.shape[1] // patch_size) for image in images], np.int64)
+    length = int(grid_B2.prod(axis=1).max())
+    patches_BNP = np.zeros((len(images), length, 3 * patch_size**2), np.uint8)
+    mask_BN = np.zeros((len(images), length), np.bool_)
+    for row, (image, (rows, columns)) in enumerate(zip(images, grid_B2, strict=True)):
+        tiles = image.reshape(rows, patch_size, columns, patch_size, 3).swapaxes(1, 2)
+        patches_BNP[row, : rows * columns] = tiles.reshape(rows * columns, -1)
+        mask_BN[row, : rows * columns] = True
+    return PatchBatch(patches_BNP, mask_BN, grid_B2)
 
 
-def _from_bytes(content: bytes, limits: DecodeLimits) -> Image.Image:
-    if not content:
-        raise InvalidImage("the image is empty (0 bytes).")
-    image_format = sniff(content)
-    if image_format is None:
-        raise UnsupportedImage(f"the bytes are no image of a format we take ({', '.join(FORMATS)}).")
-    # A decoder fed hostile bytes may raise nearly anything, and its text may leak addresses: it is never passed on.
-    try:
-        image = Image.open(BytesIO(content), formats=[image_format])
-    except Image.DecompressionBombError as error:
-        raise InvalidImage(f"the {image_format} header asks for more than {limits.max_pixels:,} pixels.") from error
-    except Exception as error:
-        raise InvalidImage(f"the {image_format} header cannot be read.") from error
-    _check_header(image, limits)
-    try:
-        image.load()
-        return _to_rgb(image)
-    except Exception as error:
-        raise InvalidImage(f"the {image_format} data is truncated or corrupt.") from error
+def naflex_size(height: int, width: int, patch_size: int, max_patches: int) -> tuple[int, int]:
+    """The size (Y, X) that an image of this height and width gets under NaFlex.
 
+    The scale is found by bisection in 1e-6..100 to 1e-5, as big_vision and transformers do: a closed form would differ
+    where the last step decides.
+    """
 
-def _check_header(image: Image.Image, limits: DecodeLimits) -> None:
-    if image.width * image.height > limits.max_pixels:
-        raise InvalidImage(
-            f"the image is {image.width} x {image.height}, over the limit of {limits.max_pixels:,} pixels."
-        )
-    if min(image.size) < 1:
-        raise InvalidImage("the image has no pixels.")
-    if getattr(image, "is_animated", False):
-        raise InvalidImage("the image has more than one frame; send a single frame.")
+    def patches(extent: int, scale: float) -> int:
+        return max(1, math.ceil(extent * scale / patch_size))
 
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # a broken EXIF block says nothing about the pixels, which are fine
-        image.getexif().clear()
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips to 255 instead of scaling.
-        values = np.asarray(image)
-        image = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def _from_array(array: NDArray[np.uint8], limits: DecodeLimits) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        raise InvalidImage(
-            f"an image array must be uint8 [Y, X, 3] or [Y, X], not {array.dtype} with shape {list(array.shape)}."
-        )
-    if 0 in array.shape:
-        raise InvalidImage("the image has no pixels.")
-    image = Image.fromarray(array)
-    _check_header(image, limits)
-    return image.convert("RGB")
+    tolerance = 1e-5
+    low, high = tolerance / 10, 100.0
+    while high - low >= tolerance:
+        scale = (low + high) / 2
+        if patches(height, scale) * patches(width, scale) <= max_patches:
+            low = scale
+        else:
+            high = scale
+    return patches(height, low) * patch_size, patches(width, low) * patch_size
 
 
 def _shorter_side_to(short: int, height: int, width: int) -> tuple[int, int]:
@@ -188,3 +147,20 @@ def _shorter_side_to(short: int, height: int, width: int) -> tuple[int, int]:
     if height <= width:
         return short, int(short * width / height)
     return int(short * height / width), short
+
+
+def _centre(image: Image.Image, size_yx: tuple[int, int], mean: tuple[float, float, float]) -> Image.Image:
+    """Cut the centre out; where the image is smaller than that, the mean colour surrounds it."""
+    height, width = size_yx
+    top, left = _offset(image.height, height), _offset(image.width, width)
+    if image.height >= height and image.width >= width:
+        return image.crop((left, top, left + width, top + height))
+    red, green, blue = (round(255 * value) for value in mean)
+    canvas = Image.new("RGB", (width, height), (red, green, blue))
+    canvas.paste(image, (-left, -top))
+    return canvas
+
+
+def _offset(extent: int, frame: int) -> int:
+    """Where the frame begins in the image. timm puts the odd pixel of a border after the image."""
+    return round((extent - frame) / 2) if extent >= frame else -((frame - extent) // 2)

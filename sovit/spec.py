@@ -32,13 +32,17 @@ class ModelSpec:
                 f"the preprocessing makes images of {self.preprocess.image_size}, "
                 f"the model takes {self.model.image_size}."
             )
+        if self.preprocess.patch_size not in (None, self.model.patch_size):
+            raise ConfigError(
+                f"the preprocessing cuts patches of {self.preprocess.patch_size} pixels, "
+                f"the model takes {self.model.patch_size}."
+            )
         if len(self.labels) != self.model.num_classes:
             raise ConfigError(f"{len(self.labels)} labels do not fit a head of {self.model.num_classes} classes.")
 
     def at(self, image_size: tuple[int, int]) -> ModelSpec:
-        """The same model for images of another size (Y, X)."""
-        return replace(
-            self,
-            model=replace(self.model, image_size=image_size),
-            preprocess=replace(self.preprocess, image_size=image_size),
-        )
+        """The same model for images of this one size (Y, X). A NaFlex model becomes one that squashes them."""
+        preprocess = replace(self.preprocess, image_size=image_size)
+        if preprocess.resize == "naflex":
+            preprocess = replace(preprocess, resize="squash", patch_size=None, max_patches=None)
+        return replace(self, model=replace(self.model, image_size=image_size), preprocess=preprocess)

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 import serving.app
 from serving.config import ServeConfig
 from sovit.artifact import Artifact
-from sovit.preprocess import DecodeLimits
+from sovit.decode import DecodeLimits
 from sovit.runtime.fake import POISON, FakeRuntime
 from tests.conftest import jpeg, png
 
@@ -98,8 +98,8 @@ def test_embeddings_in_every_encoding(client: TestClient) -> None:
     images = [("images", ("x", jpeg(color))) for color in ((1, 2, 3), (200, 100, 50))]
     plain = np.array([r["embedding"] for r in client.post("/embed", files=images).json()["results"]], np.float32)
     np.testing.assert_allclose(np.linalg.norm(plain, axis=1), 1, rtol=1e-5)
-    for how in ({"headers": {"accept": "application/x-npy"}}, {"params": {"encoding": "npy"}}):
-        reply = client.post("/embed", files=images, **how)
+    for headers, params in (({"accept": "application/x-npy"}, None), (None, {"encoding": "npy"})):
+        reply = client.post("/embed", files=images, headers=headers, params=params)
         assert reply.headers["content-type"] == "application/x-npy"
         array = np.load(io.BytesIO(reply.content), allow_pickle=False)
         assert (array.dtype, array.shape) == (np.float32, (2, 32))

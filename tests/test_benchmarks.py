@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
 
 import benchmarks.latency
@@ -16,6 +17,7 @@ from sovit.artifact import Artifact
 from sovit.cli import main
 from sovit.cost import cost
 from sovit.errors import ConfigError
+from sovit.preprocess import Images
 from sovit.runtime.fake import FakeRuntime
 
 
@@ -44,7 +46,7 @@ def test_rows_take_turns(exported: Artifact, monkeypatch: pytest.MonkeyPatch) ->
     order: list[str] = []
 
     class Recorder(FakeRuntime):
-        def run(self, image_BYXC: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:  # fmt: skip  # noqa: E501
+        def run(self, image_BYXC: Images) -> dict[str, NDArray[np.float32]]:
             order.append(self.precision)
             time.sleep(0)
             return super().run(image_BYXC)

@@ -93,3 +93,24 @@ def test_another_schema_is_refused(checkpoint: Path) -> None:
     path.write_text("{not json")
     with pytest.raises(ConfigError, match=r"config\.json cannot be read as JSON"):
         read_config(checkpoint)
+
+
+def test_weights_are_mapped_not_read(checkpoint: Path) -> None:
+    path = (checkpoint / "model.safetensors").resolve()
+    model = sovit.load_model(checkpoint)
+    spans = [
+        [int(end, 16) for end in line.split()[0].split("-")]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(path))
+    ]
+    assert spans
+    for name, parameter in model.named_parameters():
+        assert any(begin <= parameter.data_ptr() < end for begin, end in spans), name
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
+    with pytest.raises(ConfigError, match="is no checkpoint of sovit's"):
+        save_checkpoint(tmp_path, random_model(tiny_spec().model), tiny_spec(), {})
+    with pytest.raises(CheckpointMismatch, match="is a foreign checkpoint: import it with `sovit convert"):
+        load_model(tmp_path)

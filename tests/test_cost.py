@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,8 @@ def test_parameters_equal_the_built_module(name: str, pool: Pool) -> None:
 
 @given(
     st.integers(1, 4), st.integers(1, 6), st.integers(1, 3), st.integers(1, 40), st.integers(1, 20), st.integers(0, 9),
-    st.sampled_from(["learn", "sincos2d"]), st.sampled_from(["map", "gap", "tok"]),
+    st.sampled_from(["learn", "sincos2d"]), st.sampled_from(["map", "gap", "tok"]), st.integers(0, 5),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
 )  # fmt: skip
 def test_parameters_of_any_shape(
     heads: int,
@@ -39,10 +41,14 @@ def test_parameters_of_any_shape(
     classes: int,
     position: PositionEmbedding,
     pool: Pool,
+    registers: int,
+    switches: tuple[bool, bool, bool],
 ) -> None:
+    qkv_bias, layer_scale, fc_norm = switches
     config = ViTConfig(
         width=8 * heads * eighths, depth=depth, mlp_dim=mlp_dim, num_heads=heads, patch_size=patch,
         image_size=(20, 33), num_classes=classes, position_embedding=position, pool=pool,
+        registers=registers, qkv_bias=qkv_bias, layer_scale=layer_scale, fc_norm=fc_norm,
     )  # fmt: skip
     assert parameters(config) == built_parameters(config)
 
@@ -78,11 +84,14 @@ def test_flops_of_a_model_counted_by_hand() -> None:
     assert macs(config) == embed + block + head + 4 * 5
 
 
-def test_flops_agree_with_a_counter_on_the_real_module() -> None:
+@pytest.mark.parametrize(
+    "traits", [{}, {"pool": "gap", "registers": 3}, {"pool": "map", "registers": 2}, {"pool": "tok"}]
+)
+def test_flops_agree_with_a_counter_on_the_real_module(traits: dict[str, Any]) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = variant_config("mu/16", image_size=(64, 64), num_classes=10)
+    config = replace(variant_config("mu/16", image_size=(64, 64), num_classes=10), **traits)
     model = ViT(config).eval()
     # The counter sees nothing of the CPU's fused attention, so the plain one is forced.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -11,6 +11,8 @@ import pytest
 from sovit.errors import ConfigError
 from sovit.folder import replace_folder
 
+MARKED = ("thing", lambda folder: (folder / "marker").is_file())
+
 
 def write(folder: Path, text: str) -> None:
     (folder / "marker").write_text(text)
@@ -18,7 +20,7 @@ def write(folder: Path, text: str) -> None:
 
 
 def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
-    with replace_folder(tmp_path / "deep" / "a", "marker") as aside:
+    with replace_folder(tmp_path / "deep" / "a", *MARKED) as aside:
         write(aside, "1")
         assert not (tmp_path / "deep" / "a").exists()
     assert (tmp_path / "deep" / "a" / "data").read_text() == "1"
@@ -27,16 +29,16 @@ def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
 
 def test_an_older_one_is_replaced(tmp_path: Path) -> None:
     for text in ("1", "2"):
-        with replace_folder(tmp_path / "a", "marker") as aside:
+        with replace_folder(tmp_path / "a", *MARKED) as aside:
             write(aside, text)
     assert (tmp_path / "a" / "data").read_text() == "2"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_an_error_leaves_the_older_one(tmp_path: Path) -> None:
-    with replace_folder(tmp_path / "a", "marker") as aside:
+    with replace_folder(tmp_path / "a", *MARKED) as aside:
         write(aside, "1")
-    with pytest.raises(RuntimeError, match="disk"), replace_folder(tmp_path / "a", "marker") as aside:
+    with pytest.raises(RuntimeError, match="disk"), replace_folder(tmp_path / "a", *MARKED) as aside:
         write(aside, "2")
         raise RuntimeError("disk")
     assert (tmp_path / "a" / "data").read_text() == "1"
@@ -46,10 +48,10 @@ def test_an_error_leaves_the_older_one(tmp_path: Path) -> None:
 def test_somebody_elses_folder_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="holds no marker"), replace_folder(tmp_path / "thesis", "marker"):
+    with pytest.raises(ConfigError, match="is no thing of sovit"), replace_folder(tmp_path / "thesis", *MARKED):
         pass
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="holds no marker"), replace_folder(tmp_path / "file", "marker"):
+    with pytest.raises(ConfigError, match="is no thing of sovit"), replace_folder(tmp_path / "file", *MARKED):
         pass
     assert (tmp_path / "thesis" / "thesis.tex").read_text() == "years of work"
 
@@ -61,7 +63,7 @@ from sovit.folder import replace_folder
 number = 0
 while True:
     number += 1
-    with replace_folder(Path(sys.argv[1]), "marker") as aside:
+    with replace_folder(Path(sys.argv[1]), "thing", lambda folder: (folder / "marker").is_file()) as aside:
         (aside / "marker").write_text(str(number) * 20_000)
         (aside / "data").write_text(str(number) * 20_000)
     print(number, flush=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,60 +7,33 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
 
-from sovit.config import Pool, ViTConfig
-from sovit.model import ViT, resample_position_embedding, sincos2d
+from sovit.config import Pool, PositionResampling, ViTConfig
+from sovit.errors import ConfigError
+from sovit.model import Patches, ViT
 from sovit.parity import relative_error
-from tests.big_vision_weights import convert
+from sovit.position import resample_position_embedding, sincos2d
+from sovit.preprocess import to_patches
 from tests.conftest import random_model, tiny_spec
 
 GOLDEN = Path(__file__).parent / "golden" / "big_vision"
 CONFIG = ViTConfig(width=64, depth=3, mlp_dim=172, num_heads=4, patch_size=8, image_size=(32, 32), num_classes=7)
 
 
-@pytest.mark.parametrize(
-    ("name", "config"),
-    [
-        ("classifier_map", CONFIG),
-        ("classifier_gap_scan", replace(CONFIG, pool="gap")),
-        ("encoder_tok", replace(CONFIG, pool="tok", num_classes=0)),
-    ],
-)
-def test_outputs_equal_big_vision(name: str, config: ViTConfig) -> None:
-    golden = np.load(GOLDEN / f"{name}.io.npz")
-    model = ViT(config).eval()
-    model.load_state_dict(convert(np.load(GOLDEN / f"{name}.weights.npz"), config.depth))
-    with torch.inference_mode():
-        out = model(torch.from_numpy(golden["images_nhwc"]).permute(0, 3, 1, 2))
-    assert relative_error(out.tokens.numpy(), golden["tokens"]) < 1e-5
-    assert relative_error(out.pre_logits.numpy(), golden["pre_logits"]) < 1e-5
-    if out.logits is None:
-        assert config.num_classes == 0
-    else:
-        assert relative_error(out.logits.numpy(), golden["logits"]) < 1e-5
-
-
-def test_the_wrong_gelu_is_told_apart() -> None:
-    golden = np.load(GOLDEN / "classifier_map.io.npz")
-    model = ViT(replace(CONFIG, gelu="erf")).eval()
-    model.load_state_dict(convert(np.load(GOLDEN / "classifier_map.weights.npz"), CONFIG.depth))
-    with torch.inference_mode():
-        out = model(torch.from_numpy(golden["images_nhwc"]).permute(0, 3, 1, 2))
-    assert relative_error(out.pre_logits.numpy(), golden["pre_logits"]) > 1e-5
-
-
 def test_position_embedding_is_resampled_as_big_vision_does() -> None:
     golden = np.load(GOLDEN / "posemb_resample.npz")
     old, new = torch.from_numpy(golden["old"]), golden["new"]
     sides = [int(np.sqrt(table.shape[1])) for table in (old, new)]
-    found = resample_position_embedding(old, (sides[0], sides[0]), (sides[1], sides[1]))
+    found = resample_position_embedding(old, (sides[0], sides[0]), (sides[1], sides[1]), "big_vision")
     assert relative_error(found.numpy(), new) < 1e-6
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(2, 9), st.integers(2, 9))
 def test_resampling_keeps_the_corners(y: int, x: int, new_y: int, new_x: int) -> None:
     table = torch.randn(1, y * x, 3)
-    found = resample_position_embedding(table, (y, x), (new_y, new_x)).reshape(1, new_y, new_x, 3)
+    found = resample_position_embedding(table, (y, x), (new_y, new_x), "big_vision").reshape(1, new_y, new_x, 3)
     grid = table.reshape(1, y, x, 3)
     torch.testing.assert_close(found[:, 0, 0], grid[:, 0, 0])
     torch.testing.assert_close(found[:, -1, -1], grid[:, -1, -1])
@@ -77,8 +49,11 @@ def test_sincos2d_is_the_published_formula() -> None:
 
 @pytest.mark.parametrize("pool", ["map", "gap", "tok"])
 @pytest.mark.parametrize("position", ["learn", "sincos2d"])
-def test_every_parameter_gets_a_gradient(pool: Pool, position: str) -> None:
-    model = random_model(tiny_spec(pool=pool, position_embedding=position).model)
+@pytest.mark.parametrize(
+    "traits", [{}, {"registers": 3, "layer_scale": True, "fc_norm": True, "qkv_bias": False}], ids=["plain", "all"]
+)
+def test_every_parameter_gets_a_gradient(pool: Pool, position: str, traits: dict[str, object]) -> None:
+    model = random_model(tiny_spec(pool=pool, position_embedding=position, **traits).model)
     out = model(torch.randn(2, 3, 16, 16))
     assert out.logits is not None
     out.logits.square().sum().backward()
@@ -108,3 +83,46 @@ def test_initialisation_follows_big_vision() -> None:
     assert not model.head.weight.any()
     assert model.pos_embed.std() == pytest.approx(1 / 16, rel=0.05)
     assert model.patch_embed.weight.std() == pytest.approx((1 / 768) ** 0.5, rel=0.05)
+
+
+def test_rules_differ_and_agree_where_nothing_changes() -> None:
+    table = torch.randn(1, 16, 3)
+    rules: tuple[PositionResampling, ...] = ("big_vision", "timm", "transformers", "naflex")
+    assert all(resample_position_embedding(table, (4, 4), (4, 4), rule) is table for rule in rules)
+    found = [resample_position_embedding(table, (4, 4), (3, 7), rule) for rule in rules]
+    for index, one in enumerate(found):
+        assert one.shape == (1, 21, 3)
+        assert all(relative_error(one.numpy(), other.numpy()) > 1e-3 for other in found[index + 1 :])
+
+
+@pytest.mark.parametrize("pool", ["map", "gap"])
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=4))
+def test_an_image_gives_the_same_alone_and_in_a_batch_of_other_sizes(pool: Pool, grids: list[tuple[int, int]]) -> None:
+    """NaFlex: padding and neighbours change nothing, and an image of the model's own size is an ordinary image."""
+    model = random_model(tiny_spec(pool=pool, position_resampling="naflex").model)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (4 * r, 4 * c, 3), dtype=np.uint8) for r, c in [*grids, (4, 4)]]
+
+    def run(some: list[NDArray[np.uint8]]) -> Tensor:
+        patches, mask, grid = (torch.from_numpy(array) for array in to_patches(some, 4))
+        return model(Patches(patches.float() / 255, mask, grid)).pre_logits  # type: ignore[no-any-return]
+
+    with torch.inference_mode():
+        together = run(images)
+        for row, image in enumerate(images):
+            torch.testing.assert_close(together[row], run([image])[0], rtol=1e-4, atol=1e-5)
+        whole = model(torch.from_numpy(images[-1]).permute(2, 0, 1)[None].float() / 255).pre_logits[0]
+    torch.testing.assert_close(together[-1], whole, rtol=1e-4, atol=1e-5)
+
+
+def test_patches_need_a_model_that_can_take_them() -> None:
+    patches = Patches(torch.zeros(1, 4, 48), torch.ones(1, 4, dtype=torch.bool), torch.tensor([[2, 2]]))
+    for traits in ({"pool": "tok"}, {"registers": 1}, {"position_embedding": "sincos2d"}):
+        with pytest.raises(ConfigError, match="NaFlex patches need"):
+            random_model(tiny_spec(**traits).model)(patches)
+
+
+def test_registers_do_not_start_alike() -> None:
+    model = ViT(tiny_spec(registers=3).model)
+    assert model.registers is not None
+    assert not torch.equal(model.registers[0, 0], model.registers[0, 1])

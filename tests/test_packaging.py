@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "serving": {"serving", "sovit"},
     "benchmarks": {"benchmarks", "sovit", "export"},
 }
-WITH_TORCH = {"sovit/model.py", "sovit/runtime/pytorch.py"}
+WITH_TORCH = {"sovit/model.py", "sovit/position.py", "sovit/runtime/pytorch.py"}
+CONVERT = "sovit/convert/"  # may import torch as well
 
 
 def imported(path: Path, *, at_import_only: bool = False) -> set[str]:
@@ -60,13 +61,13 @@ def test_nobody_imports_a_neighbour_above(room: str) -> None:
         assert imported(path) & set(ROOMS) <= MAY_IMPORT[room], path
 
 
-def test_only_two_modules_of_the_core_import_torch() -> None:
+def test_only_the_model_and_the_import_of_weights_need_torch() -> None:
     found = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "sovit").rglob("*.py")
         if "torch" in imported(path, at_import_only=True)
     }
-    assert found == WITH_TORCH
+    assert {path for path in found if not path.startswith(CONVERT)} == WITH_TORCH
 
 
 def test_serving_and_the_core_import_without_torch() -> None:
@@ -74,7 +75,7 @@ def test_serving_and_the_core_import_without_torch() -> None:
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for room in ("sovit", "serving")
         for path in sorted((ROOT / room).rglob("*.py"))
-        if str(path.relative_to(ROOT)) not in WITH_TORCH and path.name != "__main__.py"
+        if not str(path.relative_to(ROOT)).startswith((CONVERT, *WITH_TORCH)) and path.name != "__main__.py"
     ]
     assert "serving.service" in modules
     code = "import sys, importlib\nsys.modules['torch'] = None\n" + "".join(
@@ -91,7 +92,7 @@ def test_without_torch_load_model_says_what_to_install() -> None:
         "except sovit.errors.MissingDependency as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "load_model needs torch: pip install 'sovit[train]'" in done.stdout
+    assert "load_model needs torch: pip install 'sovit[convert]'" in done.stdout
 
 
 @pytest.fixture(scope="module")

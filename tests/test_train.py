@@ -60,8 +60,10 @@ def test_a_folder_is_a_dataset(tmp_path: Path) -> None:
 def test_missing_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no data set is called 'digit'"):
         load_dataset("digit", "train")
-    with pytest.raises(ConfigError, match="holds no images"):
+    with pytest.raises(ConfigError, match="has no train images: it must hold train/CLASS/IMAGE"):
         load_dataset(str(tmp_path), "train")
+    with pytest.raises(ConfigError, match="holds no images"):
+        load_dataset(str(tmp_path), "test")
 
 
 def test_training_learns_and_leaves_a_checkpoint_and_a_log(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_accuracy_by_hand() -> None:
 
     found = evaluate_classifier(classify, ["bee", "ant", "cat", "dog"], dataset)
     assert [found.top1, found.top5] == pytest.approx([1 / 3, 2 / 3])
-    assert found.per_class == (("ant", 1, 1), ("bee", 2, 0))
+    assert found.per_class == (("ant", 1, 1, 1), ("bee", 2, 0, 1))
     with pytest.raises(ConfigError, match="does not know: bee"):
         evaluate_classifier(classify, ["ant"], dataset)
     assert math.isfinite(found.images_per_second)

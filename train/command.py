@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from sovit.artifact import is_artifact
+from sovit.checkpoint import is_checkpoint
 from sovit.cli import Result
-from sovit.errors import ConfigError
+from sovit.client import Client
+from sovit.errors import EXIT_FAILED, ConfigError
+from sovit.predict import Predictor, load_artifact, load_checkpoint
 from train.data import load_dataset
 from train.evaluate import Evaluation, evaluate_classifier
+from train.probing import ProbeResult, evaluate_probe
 from train.recipes import recipe
 
 
@@ -43,36 +55,64 @@ def train(arguments: argparse.Namespace) -> Result:
 
 
 def evaluate(arguments: argparse.Namespace) -> Result:
-    """Evaluate a checkpoint, an artifact or a running service."""
-    from sovit.artifact import is_artifact
-    from sovit.checkpoint import is_checkpoint
-    from sovit.client import Client
-    from sovit.predict import load_artifact, load_checkpoint
+    """Evaluate a checkpoint, an artifact or a running service; a probe evaluates its embeddings."""
+    test_set = load_dataset(arguments.data, "test")
+    with _opened(arguments.target) as model:
+        if arguments.probe:
+            train_set = load_dataset(arguments.data, "train")
+            probe = evaluate_probe(arguments.probe, model.embed, train_set, test_set)
+            return _result(arguments.target, probe, _probe_table(arguments.target, probe))
+        labels = model.labels() if isinstance(model, Client) else model.spec.labels
+        found = evaluate_classifier(model.classify, labels, test_set)
+        return _result(arguments.target, found, _table(arguments.target, found))
 
-    dataset = load_dataset(arguments.data, "test")
-    folder = Path(arguments.target)
-    if arguments.target.startswith(("http://", "https://")):
-        with Client(arguments.target) as client:
-            found = evaluate_classifier(client.classify, client.labels(), dataset)
+
+@contextmanager
+def _opened(target: str) -> Iterator[Predictor | Client]:
+    folder = Path(target)
+    if target.startswith(("http://", "https://")):
+        with Client(target) as client:
+            yield client
     elif is_artifact(folder) or is_checkpoint(folder):
         predictor = load_artifact(folder) if is_artifact(folder) else load_checkpoint(folder)
-        found = evaluate_classifier(predictor.classify, predictor.spec.labels, dataset)
+        try:
+            yield predictor
+        finally:
+            predictor.close()
     else:
-        raise ConfigError(f"{arguments.target} is no checkpoint folder, no artifact folder and no http:// URL.")
-    return Result({"target": arguments.target, **asdict(found)}, _table(arguments.target, found))
+        raise ConfigError(f"{target} is no checkpoint folder, no artifact folder and no http:// URL.")
+
+
+def _result(target: str, found: Evaluation | ProbeResult, table: Any) -> Result:
+    """Images that could not be decoded make the command fail, with everything else in its result."""
+    for name, reason in found.failed:
+        print(f"{name}: {reason}", file=sys.stderr)
+    return Result({"target": target, **asdict(found)}, table, EXIT_FAILED if found.failed else 0)
 
 
 def _table(target: str, found: Evaluation) -> Any:
-    from rich.markup import escape
-    from rich.table import Table
-
-    caption = (
+    summary = (
         f"{escape(target)}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, {found.images_per_second:,.0f} images/s "
-        "(decoding and the model's run, one batch at a time)"
+        f"(decoding and the model's run, one batch at a time){_failures(found)}"
     )
-    table = Table(
-        "class", "images", "correct", "accuracy", title=f"{escape(found.data)}, {found.images} images", caption=caption
+    table = Table("class", "images", "top-1", "top-5")
+    for name, images, correct, within in found.per_class:
+        shares = (f"{correct / images:.1%}", f"{within / images:.1%}") if images else ("", "")
+        table.add_row(escape(name), str(images), *shares)
+    return Group(f"{escape(found.data)}, {found.images} images", table, summary)
+
+
+def _probe_table(target: str, found: ProbeResult) -> Any:
+    settings = ", ".join(f"{name} {value:g}" for name, value in found.settings.items())
+    summary = (
+        f"{escape(target)}: {found.probe} probe on {found.train_images} training images, {settings}, "
+        f"{found.images_per_second:,.0f} images/s{_failures(found)}"
     )
-    for name, images, correct in found.per_class:
-        table.add_row(escape(name), str(images), str(correct), f"{correct / images:.1%}" if images else "")
-    return table
+    table = Table("score", "accuracy")
+    for name, value in found.scores.items():
+        table.add_row(name, f"{value:.2%}")
+    return Group(f"{escape(found.data)}, {found.images} images", table, summary)
+
+
+def _failures(found: Evaluation | ProbeResult) -> str:
+    return f"; {len(found.failed)} more could not be decoded and are not counted" if found.failed else ""

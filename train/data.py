@@ -12,14 +12,15 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sovit.decode import SUFFIXES, ImageSource
 from sovit.errors import ConfigError, MissingDependency
-from sovit.preprocess import SUFFIXES, ImageSource
 
 Split = Literal["train", "test"]
 
 DIGITS: Final = "digits"
 _HELD_OUT: Final = 360  # of 1,797, a fifth
 _SPLIT_SEED: Final = 0
+_FOLDERS: Final[dict[Split, tuple[str, ...]]] = {"train": ("train",), "test": ("test", "val", "validation")}
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,22 @@ class Dataset:
 
 
 def load_dataset(data: str, split: Split) -> Dataset:
-    """`digits`, or a folder with train/CLASS/IMAGE and test/CLASS/IMAGE (for a test alone, CLASS/IMAGE will do)."""
+    """`digits`, or a folder with train/CLASS/IMAGE and test/CLASS/IMAGE (also called val or validation).
+
+    A folder with CLASS/IMAGE alone is a test set: it is never trained on. Raises `ConfigError` for a missing split.
+    """
     if data == DIGITS:
         return _digits(split)
     root = Path(data)
     if not root.is_dir():
         raise ConfigError(f"no data set is called {data!r} and no folder either; known is {DIGITS!r}.")
-    return _folder(root / split if (root / split).is_dir() else root, split)
+    found = [root / name for name in _FOLDERS[split] if (root / name).is_dir()]
+    if found:
+        return _folder(found[0], f"{root.name} ({found[0].name})")
+    if split == "test" and not (root / "train").is_dir():
+        return _folder(root, root.name)
+    wanted = " or ".join(f"{name}/CLASS/IMAGE" for name in _FOLDERS[split])
+    raise ConfigError(f"{root} has no {split} images: it must hold {wanted}.")
 
 
 def _digits(split: Split) -> Dataset:
@@ -63,14 +73,14 @@ def _digits(split: Split) -> Dataset:
     )
 
 
-def _folder(root: Path, split: Split) -> Dataset:
+def _folder(root: Path, name: str) -> Dataset:
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     images: list[ImageSource] = []
     targets: list[int] = []
-    for index, name in enumerate(classes):
-        found = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in SUFFIXES)
+    for index, label in enumerate(classes):
+        found = sorted(path for path in (root / label).iterdir() if path.suffix.lower() in SUFFIXES)
         images += found
         targets += [index] * len(found)
     if not images:
         raise ConfigError(f"{root} holds no images in class folders, as in {root}/cat/1.jpg.")
-    return Dataset(f"{root.name} ({split})", images, np.array(targets, np.int64), tuple(classes))
+    return Dataset(name, images, np.array(targets, np.int64), tuple(classes))

@@ -3,69 +3,117 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
-from sovit.errors import ConfigError
+from sovit.decode import ImageSource
+from sovit.errors import ConfigError, InvalidImage, UnsupportedImage
+from sovit.labels import imagenet_1k
 from sovit.predict import Classification
-from sovit.preprocess import ImageSource
+from sovit.progress import progress
 from train.data import Dataset
 
 TOP_K: Final = 5
 BATCH: Final = 32
 Classify = Callable[[Sequence[ImageSource], int], list[Classification]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found; `per_class` is (label, images, correct) for each class of the data."""
+    """What an evaluation found.
+
+    `per_class` is (class, images, correct, within the first five) for each class of the data. `failed` are images that
+    could not be decoded, with the reason; they are not counted in anything else.
+    """
 
     data: str
     images: int
     top1: float
     top5: float
     images_per_second: float
-    per_class: tuple[tuple[str, int, int], ...]
+    per_class: tuple[tuple[str, int, int, int], ...]
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def evaluate_classifier(classify: Classify, labels: Sequence[str], dataset: Dataset) -> Evaluation:
     """Top-1 and top-5 accuracy of anything with `Predictor.classify`'s form.
 
-    Labels are matched by name; a class the model lacks is a `ConfigError`. Shows a progress bar on a terminal.
+    Classes are matched to labels by name, ImageNet's also by WordNet id; classes the model lacks are a `ConfigError`
+    that lists them. Shows progress.
     """
-    missing = sorted(set(dataset.classes) - set(labels))
-    if missing:
-        raise ConfigError(f"{dataset.name} has classes the model does not know: {', '.join(missing)}.")
-    target_names = [dataset.classes[target] for target in dataset.targets]
-    ranked: list[tuple[str, ...]] = []
+    wanted = match_labels(dataset.classes, labels, dataset.name)
     started = time.perf_counter()
-    console = Console(stderr=True)
-    starts = range(0, len(dataset), BATCH)
-    for start in track(starts, "evaluating", console=console, disable=not console.is_terminal, transient=True):
-        for classification in classify(dataset.images[start : start + BATCH], TOP_K):
-            ranked.append(tuple(prediction.label for prediction in classification.predictions))
+    results, failed = run_in_batches("evaluating", lambda images: classify(images, TOP_K), dataset)
     seconds = time.perf_counter() - started
-    correct = np.array([labels[0] == target for labels, target in zip(ranked, target_names, strict=True)])
-    within = np.array([target in labels for labels, target in zip(ranked, target_names, strict=True)])
+    if not results:
+        raise ConfigError(f"{dataset.name}: none of the {len(dataset)} images could be decoded.")
+    chosen = np.array(list(results))
+    ranked = [[prediction.label for prediction in found.predictions] for found in results.values()]
+    targets = dataset.targets[chosen]
+    first = np.array([names[:1] == [wanted[target]] for names, target in zip(ranked, targets, strict=True)])
+    within = np.array([wanted[target] in names for names, target in zip(ranked, targets, strict=True)])
     return Evaluation(
         data=dataset.name,
-        images=len(dataset),
-        top1=float(correct.mean()),
+        images=len(results),
+        top1=float(first.mean()),
         top5=float(within.mean()),
-        images_per_second=len(dataset) / seconds,
-        per_class=_per_class(dataset, correct),
+        images_per_second=len(results) / seconds,
+        per_class=_per_class(dataset.classes, targets, first, within),
+        failed=failed,
     )
 
 
-def _per_class(dataset: Dataset, correct: NDArray[np.bool_]) -> tuple[tuple[str, int, int], ...]:
+def match_labels(classes: Sequence[str], labels: Iterable[str], data: str) -> list[str]:
+    """The model's label of each class of a data set. Raises `ConfigError` that lists the classes without one."""
+    known = set(labels)
+    by_id = imagenet_1k()
+    found = [name if name in known else by_id.get(name, "") for name in classes]
+    missing = [name for name, label in zip(classes, found, strict=True) if label not in known]
+    if missing:
+        raise ConfigError(f"{data} has classes the model does not know: {', '.join(missing)}.")
+    return found
+
+
+def run_in_batches(
+    what: str,
+    run: Callable[[Sequence[ImageSource]], Sequence[T]],
+    dataset: Dataset,
+    indices: Sequence[int] | None = None,
+) -> tuple[dict[int, T], tuple[tuple[str, str], ...]]:
+    """Results by index, and (name, reason) of the images that could not be decoded: the others go on without them."""
+    results: dict[int, T] = {}
+    failed: list[tuple[str, str]] = []
+    wanted = range(len(dataset)) if indices is None else indices
+    with progress(what, len(wanted)) as advance:
+        for start in range(0, len(wanted), BATCH):
+            batch = wanted[start : start + BATCH]
+            try:
+                results |= zip(batch, run([dataset.images[index] for index in batch]), strict=True)
+            except (InvalidImage, UnsupportedImage):
+                for index in batch:
+                    try:
+                        results[index] = run([dataset.images[index]])[0]
+                    except (InvalidImage, UnsupportedImage) as error:
+                        failed.append((_name(dataset, index), str(error)))
+            advance(len(batch))
+    return results, tuple(failed)
+
+
+def _name(dataset: Dataset, index: int) -> str:
+    image = dataset.images[index]
+    return f"image {index}" if isinstance(image, (bytes, np.ndarray)) else str(image)
+
+
+def _per_class(
+    classes: Sequence[str], targets: NDArray[np.int64], first: NDArray[np.bool_], within: NDArray[np.bool_]
+) -> tuple[tuple[str, int, int, int], ...]:
     rows = []
-    for index, name in enumerate(dataset.classes):
-        chosen = dataset.targets == index
-        rows.append((name, int(chosen.sum()), int(correct[chosen].sum())))
+    for index, name in enumerate(classes):
+        chosen = targets == index
+        rows.append((name, int(chosen.sum()), int(first[chosen].sum()), int(within[chosen].sum())))
     return tuple(rows)

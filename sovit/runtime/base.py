@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sovit.preprocess import Images
+
 
 class Runtime(Protocol):
     """One lane: one device, one stream, one call at a time.
@@ -17,10 +19,11 @@ class Runtime(Protocol):
     name: str
     precision: str
 
-    def run(self, image_BYXC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def run(self, image_BYXC: Images) -> dict[str, NDArray[np.float32]]:
         """Resized uint8 images to `pre_logits` [B, D] and, with a head, `logits` [B, L].
 
-        Raises `RuntimeFailure` when the engine fails.
+        A NaFlex model takes a list of images [Y, X, C] of different sizes. Raises `RuntimeFailure` when the engine
+        fails.
         """
         ...
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sovit.config import ViTConfig
 from sovit.errors import RuntimeFailure
+from sovit.preprocess import Images
 
 POISON = 77  # an image whose every byte is this makes the whole batch fail, as a broken kernel would
 
@@ -35,8 +36,9 @@ class FakeRuntime:
         self._width = model.width
         self._classes = model.num_classes
 
-    def run(self, image_BYXC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def run(self, image_BYXC: Images) -> dict[str, NDArray[np.float32]]:
         """See `Runtime.run`. Waits while `gate` is clear."""
+        image_BYXC = np.asarray(image_BYXC)
         self.calls += 1
         self.gate.wait()
         time.sleep(self.seconds_per_call)

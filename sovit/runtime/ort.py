@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sovit.cores import available_cores
 from sovit.errors import ArtifactMismatch, ConfigError, MissingDependency, RuntimeFailure
+from sovit.preprocess import Images
 
 if TYPE_CHECKING:
     from sovit.artifact import TensorInfo
@@ -51,10 +52,10 @@ class OnnxRuntime:
         self._check(graph, inputs, self._session.get_inputs())
         self._check(graph, outputs, self._session.get_outputs())
 
-    def run(self, image_BYXC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def run(self, image_BYXC: Images) -> dict[str, NDArray[np.float32]]:
         """See `Runtime.run`."""
         try:
-            values = self._session.run(self._outputs, {self._input: image_BYXC})
+            values = self._session.run(self._outputs, {self._input: np.asarray(image_BYXC)})
         except Exception as error:
             raise RuntimeFailure(f"ONNX Runtime failed: {_first_line(error)}.") from error
         return dict(zip(self._outputs, values, strict=True))

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sovit.model import ViT
-from sovit.preprocess import Preprocess
+from sovit.model import Patches, ViT
+from sovit.preprocess import Images, Preprocess, to_patches
 
 
 class Graph(nn.Module):
@@ -33,8 +33,16 @@ class Graph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """`pre_logits` [B, D] and, with a head, `logits` [B, L]."""
-        image_BCYX = (image.float() * self.scale_C + self.shift_C).permute(0, 3, 1, 2)
-        out = self.model(image_BCYX)
+        return self._run((image.float() * self.scale_C + self.shift_C).permute(0, 3, 1, 2))
+
+    def forward_patches(self, patches_BNP: Tensor, mask_BN: Tensor, grid_B2: Tensor) -> tuple[Tensor, ...]:
+        """The same for NaFlex: uint8 patches, where they are, and the rows and columns of each image."""
+        channels = patches_BNP.unflatten(-1, (-1, 3))  # type: ignore[no-untyped-call]
+        normalised_BNP = (channels.float() * self.scale_C + self.shift_C).flatten(2)
+        return self._run(Patches(normalised_BNP, mask_BN, grid_B2))
+
+    def _run(self, image: Tensor | Patches) -> tuple[Tensor, ...]:
+        out = self.model(image)
         return (out.pre_logits,) if out.logits is None else (out.pre_logits, out.logits)
 
 
@@ -46,12 +54,17 @@ class TorchRuntime:
 
     def __init__(self, model: ViT, preprocess: Preprocess) -> None:
         self.graph = Graph(model, preprocess).eval()
+        self._patch_size = preprocess.patch_size
 
     @torch.inference_mode()
-    def run(self, image_BYXC: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def run(self, image_BYXC: Images) -> dict[str, NDArray[np.float32]]:
         """See `Runtime.run`."""
-        # Arrays made by Pillow are read-only, which torch cannot express.
-        outputs = self.graph(torch.from_numpy(np.array(image_BYXC)))
+        if self._patch_size is not None:
+            batch = to_patches(image_BYXC, self._patch_size)
+            outputs = self.graph.forward_patches(*(torch.from_numpy(array) for array in batch))
+        else:
+            # Arrays made by Pillow are read-only, which torch cannot express.
+            outputs = self.graph(torch.from_numpy(np.array(image_BYXC)))
         return {name: tensor.numpy() for name, tensor in zip(self.graph.output_names, outputs, strict=True)}
 
     def close(self) -> None:

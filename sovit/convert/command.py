@@ -1,0 +1,77 @@
+"""`sovit convert`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from sovit.cli import Result, aligned
+from sovit.config import parse_image_size
+from sovit.convert.foreign import ImportOptions
+from sovit.convert.importer import import_checkpoint
+from sovit.cost import cost
+from sovit.labels import read_labels
+from sovit.preprocess import Preprocess
+
+
+def convert(arguments: argparse.Namespace) -> Result:
+    """Import a foreign checkpoint and say what came of it."""
+    options = ImportOptions(
+        image_size=parse_image_size(arguments.image_size) if arguments.image_size else None,
+        position_resampling=arguments.resample,
+        drop_head=arguments.drop_head,
+        num_classes=arguments.num_classes,
+        labels=read_labels(arguments.labels) if arguments.labels else None,
+        score=arguments.score,
+        resize=arguments.resize,
+        crop_fraction=arguments.crop_fraction,
+        interpolation=arguments.interpolation,
+    )
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("importing") as status:
+            # The hub's own progress bars need the line for themselves.
+            if arguments.source.startswith("hf:"):
+                status.stop()
+            found = import_checkpoint(arguments.source, arguments.to, options)
+    else:
+        found = import_checkpoint(arguments.source, arguments.to, options)
+    for note in found.notes:
+        print(f"note: {note}.", file=sys.stderr)
+    spec = found.spec
+    model = spec.model
+    rows = [
+        ("from", f"{arguments.source} ({found.layout})"),
+        ("width, depth", f"{model.width}, {model.depth}"),
+        ("mlp_dim, num_heads", f"{model.mlp_dim}, {model.num_heads} (head_dim {model.head_dim})"),
+        ("parameters", f"{cost(model).parameters:,}"),
+        ("pooling, GELU", f"{model.pool}, {model.gelu}"),
+        ("images", describe(spec.preprocess)),
+        ("classes", f"{model.num_classes} ({spec.score})" if model.num_classes else "no head"),
+        ("text tower", f"{found.text_keys} tensors kept" if found.text_keys else "none in the source"),
+    ]
+    data: dict[str, Any] = {
+        "checkpoint": str(found.folder),
+        "source": arguments.source,
+        "layout": found.layout,
+        "model": asdict(model),
+        "preprocess": asdict(spec.preprocess),
+        "score": spec.score,
+        "labels": len(spec.labels),
+        "text_tensors": found.text_keys,
+        "notes": list(found.notes),
+    }
+    return Result(data, aligned(f"{found.folder}: imported", rows))
+
+
+def describe(preprocess: Preprocess) -> str:
+    """Preprocessing in one line."""
+    values = f"{preprocess.interpolation}, mean {list(preprocess.mean)}, std {list(preprocess.std)}"
+    if preprocess.resize == "naflex":
+        return f"naflex, at most {preprocess.max_patches} patches of {preprocess.patch_size} px, {values}"
+    fraction = f" {preprocess.crop_fraction:g}" if preprocess.crop_fraction != 1 else ""
+    return f"{preprocess.resize}{fraction} to {preprocess.image_size[0]} x {preprocess.image_size[1]} px, {values}"

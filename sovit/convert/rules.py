@@ -1,0 +1,113 @@
+"""Import by a written table: every source tensor consumed or listed as ignored, every target filled once.
+
+A `Table` maps each of our parameters to the source tensors it is made of, each with the shape it must have. What does
+not fit is a `CheckpointMismatch` that names the key and both shapes, before anything is read or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sovit.errors import CheckpointMismatch
+
+Shape = tuple[int, ...]
+
+
+class Weights(Protocol):
+    """Tensors in files, read one at a time."""
+
+    name: str
+    shapes: Mapping[str, Shape]
+
+    def read(self, key: str) -> Tensor:
+        """One tensor. Raises `CheckpointMismatch` when the file is damaged there."""
+        ...
+
+
+def same(tensor: Tensor) -> Tensor:
+    """The source's layout is ours."""
+    return tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source tensor, the shape it must have, and how it becomes ours."""
+
+    key: str
+    shape: Shape
+    to_ours: Callable[[Tensor], Tensor] = same
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One target: its parts, joined."""
+
+    parts: tuple[Part, ...]
+    join: Callable[[list[Tensor]], Tensor]
+
+
+Table = dict[str, Rule]
+
+
+def one(key: str, shape: Shape, to_ours: Callable[[Tensor], Tensor] = same) -> Rule:
+    """A target that is one source tensor."""
+    return Rule((Part(key, shape, to_ours),), lambda tensors: tensors[0])
+
+
+def rows(*parts: Part) -> Rule:
+    """A target whose rows are those of its parts, one below the other."""
+    return Rule(parts, torch.cat)
+
+
+def columns(*parts: Part) -> Rule:
+    """A target [1, N, D] that holds the tokens of its parts [1, N', D], one after the other."""
+    return Rule(parts, lambda tensors: torch.cat(tensors, dim=1))
+
+
+def plus(first: Rule, second: Part) -> Rule:
+    """The sum of a target and one more part; in float32, so that nothing is rounded where a file holds bfloat16."""
+    return Rule((*first.parts, second), lambda tensors: first.join(tensors[:-1]).float() + tensors[-1].float())
+
+
+def check(table: Table, weights: Weights, ignored: Collection[str]) -> None:
+    """Raise `CheckpointMismatch` unless table and ignored keys account for all of the file, shapes included."""
+    found = weights.shapes
+    wanted = {part.key: part.shape for rule in table.values() for part in rule.parts}
+    missing = [f"lacks the key {key} {list(shape)}" for key, shape in wanted.items() if key not in found]
+    misshapen = [
+        f"has {key} with shape {list(found[key])}, this model needs {list(shape)}"
+        for key, shape in wanted.items()
+        if key in found and found[key] != shape
+    ]
+    unexpected = [
+        f"has the unexpected key {key} {list(shape)}"
+        for key, shape in found.items()
+        if key not in wanted and key not in ignored
+    ]
+    problems = misshapen + missing + unexpected
+    if problems:
+        more = f" ({len(problems) - 1} more of the kind)" if len(problems) > 1 else ""
+        raise CheckpointMismatch(f"{weights.name} {problems[0]}{more}.")
+
+
+def fill(table: Table, weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    """Every target of a checked table with its tensor, contiguous, in the source's type."""
+    for target, rule in table.items():
+        tensors = [part.to_ours(_floats(weights, part.key)) for part in rule.parts]
+        yield target, rule.join(tensors).contiguous()
+
+
+def _floats(weights: Weights, key: str) -> Tensor:
+    tensor = weights.read(key)
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointMismatch(
+            f"{weights.name}: {key} is {kind}; weights must be float32, float16 or bfloat16 (quantised files "
+            "cannot be imported)."
+        )
+    return tensor

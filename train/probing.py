@@ -1,0 +1,112 @@
+"""How good a model's embeddings are, by a probe that is fitted on labelled images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sovit.decode import ImageSource
+from sovit.errors import ConfigError
+from train import probes
+from train.data import Dataset
+from train.evaluate import TOP_K, match_labels, run_in_batches
+
+Probe = Literal["fewshot", "knn", "linear"]
+PROBES: Final[tuple[Probe, ...]] = ("fewshot", "knn", "linear")
+
+
+class Embed(Protocol):
+    """`Predictor.embed`, or a client's."""
+
+    def __call__(self, images: Sequence[ImageSource], normalize: bool = True) -> NDArray[np.float32]:
+        """Embeddings [B, D]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found: `scores` by name (top-1 of each number of shots, or top-1 and top-5), and how it was made."""
+
+    probe: str
+    data: str
+    train_images: int
+    images: int
+    scores: dict[str, float]
+    settings: dict[str, float]
+    images_per_second: float
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+def evaluate_probe(kind: Probe, embed: Embed, train_set: Dataset, test_set: Dataset) -> ProbeResult:
+    """Fit a probe on the embeddings of `train_set`, score it on those of `test_set`. Shows progress.
+
+    Test classes are matched to the training classes by name. The model is run once for each image that is needed:
+    few-shot needs no more training images than it samples.
+    """
+    classes = train_set.classes
+    names = match_labels(test_set.classes, classes, test_set.name)
+    to_train_class = np.array([classes.index(name) for name in names])
+    subsets: dict[tuple[int, int], NDArray[np.int64]] = {}
+    needed: Sequence[int] = range(len(train_set))
+    if kind == "fewshot":
+        for shots in probes.usable_shots(train_set.targets, classes):
+            for seed in probes.SEEDS:
+                subsets[shots, seed] = probes.fewshot_indices(train_set.targets, len(classes), shots, seed)
+        needed = np.unique(np.concatenate(list(subsets.values()))).tolist()
+
+    def run(images: Sequence[ImageSource]) -> list[NDArray[np.float32]]:
+        return list(embed(images, normalize=False))
+
+    started = time.perf_counter()
+    train, failed_train = run_in_batches("training images", run, train_set, needed)
+    test, failed_test = run_in_batches("test images", run, test_set)
+    seconds = time.perf_counter() - started
+    if not train or not test:
+        raise ConfigError("none of the images could be decoded.")
+    test_ND = np.stack(list(test.values()))
+    truth_N = to_train_class[test_set.targets[np.array(list(test))]]
+    if kind == "fewshot":
+        scores, settings = _fewshot(train, train_set.targets, subsets, test_ND, truth_N, len(classes))
+    else:
+        train_ND, train_N = np.stack(list(train.values())), train_set.targets[np.array(list(train))]
+        if kind == "knn":
+            scores_NL = probes.nearest_neighbours(train_ND, train_N, test_ND, len(classes))
+            settings = {"neighbours": min(probes.NEIGHBOURS, len(train_ND)), "temperature": probes.TEMPERATURE}
+        else:
+            fitted = probes.linear_probe(train_ND, train_N, test_ND, len(classes))
+            scores_NL, settings = fitted.scores_NL, {"C": fitted.strength, "converged": fitted.converged}
+        scores = {f"top-{k}": probes.accuracy(scores_NL, truth_N, k) for k in (1, TOP_K)}
+    return ProbeResult(
+        probe=kind,
+        data=test_set.name,
+        train_images=len(train),
+        images=len(test),
+        scores=scores,
+        settings=settings,
+        images_per_second=(len(train) + len(test)) / seconds,
+        failed=failed_train + failed_test,
+    )
+
+
+def _fewshot(
+    train: dict[int, NDArray[np.float32]],
+    targets_N: probes.Targets,
+    subsets: dict[tuple[int, int], NDArray[np.int64]],
+    test_ND: probes.Features,
+    truth_N: probes.Targets,
+    classes: int,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Top-1 of each number of shots, the mean over the seeds."""
+    found: dict[str, list[float]] = {}
+    for (shots, _), subset in subsets.items():
+        usable = np.array([index for index in subset.tolist() if index in train])
+        ridge = probes.Ridge.fit(np.stack([train[index] for index in usable]), targets_N[usable], classes)
+        found.setdefault(f"{shots}-shot", []).append(float((ridge.predict(test_ND) == truth_N).mean()))
+    return {name: float(np.mean(values)) for name, values in found.items()}, {
+        "l2": probes.L2, "seeds": len(probes.SEEDS),
+    }  # fmt: skip
