@@ -64,12 +64,21 @@ class Source:
 
 
 def from_checkpoint(folder: Path, name: str, image_size: tuple[int, int] | None = None) -> Source:
-    """A checkpoint folder as a source, at its own image size (Y, X) or another."""
+    """A checkpoint folder as a source, at its own image size (Y, X) or another.
+
+    A graph takes images of one size: for a NaFlex checkpoint without `image_size` this is a `ConfigError`.
+    """
     config = read_config(folder)
+    if config.preprocess.resize == "naflex" and image_size is None:
+        own = "x".join(str(side) for side in config.model.image_size)
+        raise ConfigError(
+            f"{folder} is a NaFlex checkpoint, whose images keep their aspect ratio, and a graph takes one size: "
+            f"give --image-size {own} (its position embedding's own) or another, to which images are squashed."
+        )
     return Source(
         name=name,
         model=load_model(folder, image_size=image_size),
-        spec=config.at(image_size or config.model.image_size),
+        spec=config.at(image_size) if image_size else config,
         sha256=file_sha256(folder / WEIGHTS),
         provenance=config.provenance,
     )

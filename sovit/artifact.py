@@ -75,6 +75,8 @@ class Manifest(ModelSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.preprocess.resize == "naflex":
+            raise ConfigError("a graph for images of one size cannot have the resize rule 'naflex'.")
         image = TensorInfo(name="image", dtype="uint8", shape=("B", *self.model.image_size, 3))
         if self.inputs != (image,):
             raise ConfigError(f"the inputs are not the one this model has, {image.name} {list(image.shape)}.")

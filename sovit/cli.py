@@ -261,6 +261,8 @@ def _info(arguments: argparse.Namespace) -> Result:
         ("mlp_dim, num_heads", f"{model.mlp_dim}, {model.num_heads} (head_dim {model.head_dim})"),
         ("patch, image", f"{model.patch_size} px, {model.image_size[0]} x {model.image_size[1]} px"),
         ("pooling, position", f"{model.pool}, {model.position_embedding}"),
+        *([("with", model.traits)] if model.traits else []),
+        *([("images", spec.preprocess.summary)] if spec else []),
         ("classes", f"{model.num_classes or 'no head'}"),
         ("parameters", f"{found.parameters:,} ({found.parameters / 1e6:.1f} M)"),
         ("tokens", f"{found.tokens:,}"),

@@ -87,6 +87,17 @@ class ViTConfig:
         """Tokens that pass through the blocks."""
         return self.num_prefix_tokens + self.grid[0] * self.grid[1]
 
+    @property
+    def traits(self) -> str:
+        """What it has beside the paper's ViT, in words; empty for most."""
+        found = {
+            f"{self.registers} register{'s' if self.registers > 1 else ''}": self.registers > 0,
+            "LayerScale": self.layer_scale,
+            "no bias in qkv": not self.qkv_bias,
+            "norm after pooling": self.fc_norm,
+        }
+        return ", ".join(name for name, has in found.items() if has)
+
 
 def parse_image_size(text: str) -> tuple[int, int]:
     """`"224"` or `"224x336"` (Y x X, in pixels) to (Y, X)."""

@@ -81,6 +81,15 @@ class Preprocess:
             image = _centre(image, self.image_size, self.mean)
         return np.asarray(image)
 
+    @property
+    def summary(self) -> str:
+        """All of it in one line."""
+        values = f"{self.interpolation}, mean {list(self.mean)}, std {list(self.std)}"
+        if self.resize == "naflex":
+            return f"naflex, at most {self.max_patches} patches of {self.patch_size} px, {values}"
+        fraction = f" {self.crop_fraction:g}" if self.crop_fraction != 1 else ""
+        return f"{self.resize}{fraction} to {self.image_size[0]} x {self.image_size[1]} px, {values}"
+
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
         if self.resize == "naflex":
             assert self.patch_size is not None

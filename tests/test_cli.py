@@ -13,7 +13,7 @@ from sovit.artifact import Artifact
 from sovit.cli import main
 from tests.conftest import jpeg
 
-COMMANDS = ("info", "train", "evaluate", "export", "check", "classify", "embed", "serve", "bench", "demo")
+COMMANDS = ("info", "convert", "train", "evaluate", "export", "check", "classify", "embed", "serve", "bench", "demo")
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

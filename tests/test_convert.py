@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 import sovit
 from benchmarks.convert import measure
 from benchmarks.foreign import write_big_vision, write_timm, write_transformers
+from export.reference import reference_images
+from export.to_onnx import export_onnx, from_checkpoint
 from sovit.checkpoint import read_config
 from sovit.config import Pool, ViTConfig, variant_config
 from sovit.convert.foreign import ImportOptions
@@ -509,6 +511,26 @@ def test_naflex_at_one_size_is_an_ordinary_model(tmp_path: Path) -> None:
     data["preprocess"]["max_patches"] = 16
     path.write_text(json.dumps(data))
     np.testing.assert_allclose(load_checkpoint(tmp_path / "free").embed([image]), fixed, atol=1e-5)
+
+
+def test_naflex_is_exported_at_a_size_that_is_asked_for(tmp_path: Path) -> None:
+    import_checkpoint(NAFLEX, tmp_path / "out")
+    with pytest.raises(ConfigError, match="give --image-size 32x32"):
+        from_checkpoint(tmp_path / "out", "naflex")
+    spec = from_checkpoint(tmp_path / "out", "naflex", (32, 48)).spec
+    assert (spec.preprocess.resize, spec.model.image_size) == ("squash", (32, 48))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timm/vit_so150m2_patch16_reg1_gap_256", "timm/vit_so400m_patch14_siglip_224", "timm/vit_base_patch16_224",
+     "written/vit_base_patch14_reg4_dinov2", "written/vit_so150m_patch16_reg4_map_256", "transformers/siglip"],
+)  # fmt: skip
+def test_what_was_imported_can_be_exported(name: str, tmp_path: Path) -> None:
+    import_checkpoint(GOLDEN / name, tmp_path / "checkpoint")
+    source = from_checkpoint(tmp_path / "checkpoint", "imported")
+    artifact = export_onnx(source, tmp_path / "artifact", reference_images(source.spec.preprocess, None))
+    assert artifact.manifest.parity.relative_error < 1e-5
 
 
 # --- any shape, and the full size ---

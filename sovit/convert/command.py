@@ -15,7 +15,6 @@ from sovit.convert.foreign import ImportOptions
 from sovit.convert.importer import import_checkpoint
 from sovit.cost import cost
 from sovit.labels import read_labels
-from sovit.preprocess import Preprocess
 
 
 def convert(arguments: argparse.Namespace) -> Result:
@@ -50,7 +49,8 @@ def convert(arguments: argparse.Namespace) -> Result:
         ("mlp_dim, num_heads", f"{model.mlp_dim}, {model.num_heads} (head_dim {model.head_dim})"),
         ("parameters", f"{cost(model).parameters:,}"),
         ("pooling, GELU", f"{model.pool}, {model.gelu}"),
-        ("images", describe(spec.preprocess)),
+        *([("with", model.traits)] if model.traits else []),
+        ("images", spec.preprocess.summary),
         ("classes", f"{model.num_classes} ({spec.score})" if model.num_classes else "no head"),
         ("text tower", f"{found.text_keys} tensors kept" if found.text_keys else "none in the source"),
     ]
@@ -66,12 +66,3 @@ def convert(arguments: argparse.Namespace) -> Result:
         "notes": list(found.notes),
     }
     return Result(data, aligned(f"{found.folder}: imported", rows))
-
-
-def describe(preprocess: Preprocess) -> str:
-    """Preprocessing in one line."""
-    values = f"{preprocess.interpolation}, mean {list(preprocess.mean)}, std {list(preprocess.std)}"
-    if preprocess.resize == "naflex":
-        return f"naflex, at most {preprocess.max_patches} patches of {preprocess.patch_size} px, {values}"
-    fraction = f" {preprocess.crop_fraction:g}" if preprocess.crop_fraction != 1 else ""
-    return f"{preprocess.resize}{fraction} to {preprocess.image_size[0]} x {preprocess.image_size[1]} px, {values}"
