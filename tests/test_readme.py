@@ -53,5 +53,6 @@ def test_the_python_runs(exported: Artifact, tmp_path: Path) -> None:
 
 
 def test_the_table_names_every_command() -> None:
-    for name in ("info", "convert", "train", "evaluate", "export", "check", "classify", "serve", "bench latency", "demo"):
-        assert f"`sovit {name}" in README
+    names = ["info", "convert", "train", "evaluate", "export", "check", "classify", "embed", "serve", "bench", "demo"]
+    for name in names:
+        assert f"`sovit {name}" in README or f"|{name} " in README
