@@ -52,7 +52,8 @@ def is_ours(folder: Path) -> bool:
         data = read_json(folder / CONFIG)
     except ConfigError:
         return False
-    return isinstance(data, dict) and "schema_version" in data
+    known = {"schema_version", "model", "preprocess", "provenance"}
+    return isinstance(data, dict) and known <= data.keys() and (folder / WEIGHTS).is_file()
 
 
 def save_checkpoint(folder: Path, model: ViT, spec: ModelSpec, provenance: dict[str, Any]) -> None:
@@ -104,7 +105,7 @@ def load_model(folder: str | Path, *, image_size: tuple[int, int] | None = None)
 
     folder = Path(folder)
     saved = read_config(folder)
-    wanted = saved.at(image_size or saved.model.image_size).model
+    wanted = saved.at(image_size).model if image_size else saved.model
     weights = _read_weights(folder / WEIGHTS)
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in ViT(saved.model).state_dict().items()}

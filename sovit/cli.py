@@ -13,14 +13,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from sovit import __version__
 from sovit.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, SoViTError
 
 EXIT_INTERRUPTED: Final = 130
 _EXTRA_OF: Final = {
-    "torch": "train",
+    "torch": "convert",
     "sklearn": "train",
     "onnx": "export",
     "onnxscript": "export",
@@ -68,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
+    from sovit.config import PositionResampling
+    from sovit.preprocess import Interpolation, ResizeRule
+    from sovit.spec import Score
+
     parser = argparse.ArgumentParser(
         prog="sovit", description="Train, export and serve shape-optimised vision transformers.", allow_abbrev=False
     )
@@ -99,18 +103,20 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--image-size", help="pixels, N or YxX: resamples the position embedding (default: as it is)")
     convert.add_argument(
         "--resample",
-        choices=["big_vision", "timm", "transformers", "naflex"],
+        choices=get_args(PositionResampling),
         help="whose rule resamples the position embedding (default: the source's own)",
     )
     convert.add_argument("--drop-head", action="store_true", help="leave the classification head out")
     convert.add_argument("--num-classes", type=int, help="size the head must have; without one, a new head of zeros")
     convert.add_argument("--labels", metavar="FILE|imagenet-1k", help="names of the classes, one a line")
-    convert.add_argument("--score", choices=["softmax", "sigmoid"], help="what makes scores of logits")
-    convert.add_argument("--resize", choices=["squash", "crop", "border"], help="resize rule (default: the source's)")
-    convert.add_argument("--crop-fraction", type=float, help="part of the resized image that is kept")
+    convert.add_argument("--score", choices=get_args(Score), help="what makes scores of logits")
     convert.add_argument(
-        "--interpolation", choices=["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"], help="resize filter"
+        "--resize",
+        choices=[rule for rule in get_args(ResizeRule) if rule != "naflex"],
+        help="resize rule (default: the source's)",
     )
+    convert.add_argument("--crop-fraction", type=float, help="part of the resized image that is kept")
+    convert.add_argument("--interpolation", choices=get_args(Interpolation), help="resize filter")
     with_json(convert)
 
     train = command("train", _in_checkout("train.command", "train"), "train a recipe into a checkpoint")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import numpy as np
@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sovit.decode import ImageSource
-from sovit.errors import InvalidImage, ServiceError, UnsupportedImage
+from sovit.errors import DeadlineExceeded, InvalidImage, ServiceError, SoViTError, TooLarge, UnsupportedImage
 from sovit.predict import DEFAULT_TOP_K, Classification, Prediction
+
+_ERRORS: Final[dict[int, type[SoViTError]]] = {
+    kind.status: kind for kind in (TooLarge, UnsupportedImage, InvalidImage, DeadlineExceeded)
+}
 
 
 class Client:
@@ -83,7 +87,7 @@ class Client:
             raise ServiceError(f"{self.url} answered {response.status_code} with something that is no JSON.") from error
         if response.status_code != httpx.codes.OK:
             detail = reply.get("detail") if isinstance(reply, dict) else None
-            kind = {415: UnsupportedImage, 422: InvalidImage}.get(response.status_code, ServiceError)
+            kind = _ERRORS.get(response.status_code, ServiceError)
             raise kind(f"{self.url} answered {response.status_code}: {detail}")
         return reply
 

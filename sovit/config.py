@@ -28,7 +28,7 @@ class ViTConfig:
     `registers` are learned tokens after the class token and before the patches (timm's order); no pooling sees them.
     `fc_norm` moves the last LayerNorm behind the pooling. `layer_scale` gives every residual branch a learned factor
     per channel. `position_resampling` names the code base whose rule makes a position embedding for another grid (see
-    `sovit.position`).
+    `sovit.position`). `naflex` models also take images of any grid, as patches.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -48,6 +48,7 @@ class ViTConfig:
     layer_scale: bool = False
     fc_norm: bool = False
     position_resampling: PositionResampling = "big_vision"
+    naflex: bool = False
     num_classes: int = 0
 
     def __post_init__(self) -> None:
@@ -64,6 +65,8 @@ class ViTConfig:
             raise ConfigError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size} pixels.")
         if self.position_embedding == "sincos2d" and (self.width % 4 or self.width < 8):
             raise ConfigError(f"sincos2d needs a width of at least 8 that is a multiple of 4, not {self.width}.")
+        if self.naflex and (self.num_prefix_tokens or self.position_embedding != "learn"):
+            raise ConfigError("naflex needs a learned position embedding, no class token and no registers.")
         if not 0 < self.layer_norm_eps < 1:
             raise ConfigError(f"layer_norm_eps is {self.layer_norm_eps}, it must lie between 0 and 1.")
 

@@ -100,7 +100,8 @@ def _check_header(image: Image.Image, limits: DecodeLimits) -> None:
         )
     if min(image.size) < 1:
         raise InvalidImage("the image has no pixels.")
-    if getattr(image, "is_animated", False):
+    # Phone cameras store a depth map or a second view behind a JPEG (MPO): the first frame is the photograph.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
         raise InvalidImage("the image has more than one frame; send a single frame.")
 
 

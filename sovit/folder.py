@@ -25,8 +25,7 @@ def replace_folder(target: Path, kind: str, is_kind: Callable[[Path], bool]) -> 
     wrong path never costs anybody their files. A kill at any moment leaves either the old or the new folder complete.
     """
     target = Path(os.path.abspath(target))
-    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or is_kind(target))):
-        raise ConfigError(f"{target} exists and is no {kind} of sovit's: choose another folder or remove it.")
+    check_replaceable(target, kind, is_kind)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -41,6 +40,12 @@ def replace_folder(target: Path, kind: str, is_kind: Callable[[Path], bool]) -> 
         _sync(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_replaceable(target: Path, kind: str, is_kind: Callable[[Path], bool]) -> None:
+    """Raise `ConfigError` for a place that `replace_folder` would refuse: before the work, not after it."""
+    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or is_kind(target))):
+        raise ConfigError(f"{target} exists and is no {kind} of sovit's: choose another folder or remove it.")
 
 
 def _sync(path: Path) -> None:

@@ -21,7 +21,7 @@ from sovit.config import ViTConfig
 from sovit.errors import ConfigError
 from sovit.position import resample_position_embedding, sincos2d
 
-_SMALL = 1e-5  # LayerScale at the start of training (Touvron et al. 2021, and timm's So150m2)
+_LAYER_SCALE_INIT = 1e-5  # LayerScale at the start of training (Touvron et al. 2021, and timm's So150m2)
 
 
 class ViTOutput(NamedTuple):
@@ -79,7 +79,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((config.width,), _SMALL))
+        self.gamma = nn.Parameter(torch.full((config.width,), _LAYER_SCALE_INIT))
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """[B, N, D] to [B, N, D]."""
@@ -155,7 +155,7 @@ class ViT(nn.Module):
     def forward(self, image: Tensor | Patches) -> ViTOutput:
         """Run the model on images [B, C, Y, X] of exactly `config.image_size`, or on images of any grid as `Patches`.
 
-        `Patches` need a learned position embedding and no tokens before the patches, as every NaFlex checkpoint has.
+        `Patches` are for NaFlex models. Raises `ConfigError` for others, and where grid and mask do not fit each other.
         """
         mask_B11N = None
         if isinstance(image, Patches):
@@ -188,8 +188,10 @@ class ViT(nn.Module):
 
     def _embed_patches(self, image: Patches) -> Tensor:
         config = self.config
-        if config.num_prefix_tokens or config.position_embedding != "learn":
-            raise ConfigError("NaFlex patches need a learned position embedding, no class token and no registers.")
+        if not config.naflex:
+            raise ConfigError("this model takes images of one size; patches are for NaFlex models.")
+        if image.grid_B2.prod(dim=1).tolist() != image.mask_BN.sum(dim=1).tolist():
+            raise ConfigError("grid and mask disagree: rows x columns must be the number of patches of each image.")
         # The convolution's kernel as a matrix over the patch's values in their order (y, x, channel).
         kernel_DP = self.patch_embed.weight.permute(0, 2, 3, 1).flatten(1)
         x_BND = F.linear(image.patches_BNP, kernel_DP, self.patch_embed.bias)

@@ -29,12 +29,16 @@ _INTERPOLATION: Final[dict[PositionResampling, dict[str, Any]]] = {
 def resample_position_embedding(
     pos_1ND: Tensor, old: tuple[int, int], new: tuple[int, int], rule: PositionResampling
 ) -> Tensor:
-    """A learned position embedding [1, N, D] of the grid `old` for the grid `new` (rows, columns)."""
+    """A learned position embedding [1, N, D] of the grid `old` for the grid `new` (rows, columns).
+
+    A resampled table is float32, whatever the type of the old one; timm alone rounds it to that type.
+    """
     if old == new:
         return pos_1ND
     grid_1DYX = pos_1ND.unflatten(1, old).permute(0, 3, 1, 2)  # type: ignore[no-untyped-call]
     resized = F.interpolate(grid_1DYX.float(), size=new, **_INTERPOLATION[rule])
-    return resized.flatten(2).transpose(1, 2).to(pos_1ND.dtype)
+    resized_1ND = resized.flatten(2).transpose(1, 2)
+    return resized_1ND.to(pos_1ND.dtype) if rule == "timm" else resized_1ND
 
 
 def sincos2d(grid: tuple[int, int], width: int, temperature: float = 10_000.0) -> Tensor:

@@ -58,8 +58,8 @@ class Preprocess:
             raise ConfigError(f"image_size is {self.image_size}, both sides must be at least 1.")
         if not 0 < self.crop_fraction <= 1:
             raise ConfigError(f"crop_fraction is {self.crop_fraction}, it must lie in 0..1.")
-        if min(self.std) <= 0:
-            raise ConfigError(f"std is {self.std}, every channel must be above 0.")
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise ConfigError(f"mean {self.mean} and std {self.std} must be finite, and std above 0.")
         if self.resize == "naflex":
             if not (self.patch_size and self.max_patches and self.patch_size >= 1 and self.max_patches >= 1):
                 raise ConfigError("the resize rule 'naflex' needs a patch_size and max_patches of at least 1.")

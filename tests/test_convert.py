@@ -130,7 +130,9 @@ def test_every_layout_of_an_npz_gives_the_same_model(
     if tower and not any(key.startswith("img/") for key in arrays):
         arrays = {f"img/{key}": value for key, value in arrays.items()}
     path = saved({f"{prefix}{key}": value for key, value in arrays.items()}, tmp_path / "other.npz")
-    model = converted(path, tmp_path)
+    # In an image tower a head is a projection, unless it is said to be a classifier's.
+    projects = tower and "img/head/kernel" in arrays
+    model = converted(path, tmp_path, num_classes=7 if projects else None)
     import_checkpoint(GOLDEN / "big_vision" / f"{name}.weights.npz", tmp_path / "reference")
     for key, value in sovit.load_model(tmp_path / "reference").state_dict().items():
         assert torch.equal(value, model.state_dict()[key]), key
@@ -178,6 +180,33 @@ def test_bfloat16_arrays_stay_bfloat16(tmp_path: Path) -> None:
     assert next(model.parameters()).dtype == torch.float32
     for key, value in wanted.state_dict().items():
         assert torch.equal(value, model.state_dict()[key]), key
+
+
+def test_an_image_towers_projection_is_no_classifier(tmp_path: Path) -> None:
+    arrays = {key.replace("params/", "params/img/"): value for key, value in npz("classifier_map").items()}
+    path = saved(arrays, tmp_path / "x.npz")
+    with pytest.raises(CheckpointMismatch, match="which projects the image to the text's space"):
+        converted(path, tmp_path)
+    assert converted(path, tmp_path, drop_head=True).head is None
+
+
+def test_the_state_of_a_training_run_is_left_out_and_told(tmp_path: Path) -> None:
+    state = {"opt/0/mu": np.zeros(3, np.float32), "chrono/step": np.array(7)}
+    path = saved(npz("classifier_map") | state, tmp_path / "x.npz")
+    check(converted(path, tmp_path), load(GOLDEN / "big_vision" / "classifier_map.io.npz"))
+    assert "state of the training run" in import_checkpoint(path, tmp_path / "out").notes[0]
+
+
+def test_arrays_in_another_byte_order_or_without_suffix(tmp_path: Path) -> None:
+    import io
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, value in npz("classifier_map").items():
+            buffer = io.BytesIO()
+            np.save(buffer, value.astype(">f4"))
+            archive.writestr(key, buffer.getvalue())
+    check(converted(tmp_path / "x.npz", tmp_path), load(GOLDEN / "big_vision" / "classifier_map.io.npz"))
 
 
 def test_a_scan_with_one_layer_less_in_one_array_is_refused(tmp_path: Path) -> None:
@@ -320,9 +349,21 @@ def test_timm_defaults_are_taken_and_told(tmp_path: Path) -> None:
     assert read_config(tmp_path / "out").preprocess == Preprocess(
         image_size=(32, 32), resize="crop", crop_fraction=0.875, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     )
-    assert found.notes == (
-        "the config says nothing about interpolation, mean, std, crop_pct: timm's defaults were taken",
-    )
+    (note,) = found.notes
+    assert note.startswith("the source says nothing about part of the preprocessing; taken by default: interpolation")
+    assert "crop-fraction 0.875, mean (0.485," in note
+
+
+def test_a_pooling_that_timm_ignores_is_told(tmp_path: Path) -> None:
+    folder = edited(TIMM, tmp_path, global_pool="map")
+    check(converted(folder, tmp_path), load(TIMM / "io.npz"))
+    assert "'map' is not what timm builds for this name, 'avg'" in import_checkpoint(folder, tmp_path / "out").notes[0]
+    assert not import_checkpoint(TIMM, tmp_path / "out").notes
+
+
+def test_layer_scale_of_zero_is_none(tmp_path: Path) -> None:
+    arguments = json.loads((TIMM / "config.json").read_text())["model_args"] | {"init_values": 0}
+    check(converted(edited(TIMM, tmp_path, model_args=arguments), tmp_path), load(TIMM / "io.npz"))
 
 
 def test_a_config_of_one_level(tmp_path: Path) -> None:
@@ -349,7 +390,7 @@ def test_transformers_preprocessing(file: str, tmp_path: Path) -> None:
 def test_naflex_preprocessing(tmp_path: Path) -> None:
     folder = edited(NAFLEX, tmp_path)
     found = import_checkpoint(folder, tmp_path / "a")
-    assert "no preprocessor_config.json" in found.notes[0]
+    assert "taken by default: resize naflex, interpolation bilinear" in found.notes[0]
     wanted = Preprocess(image_size=(32, 32), resize="naflex", interpolation="bilinear", patch_size=8, max_patches=256)
     assert read_config(tmp_path / "a").preprocess == wanted
     (folder / "preprocessor_config.json").write_text(json.dumps({"patch_size": 8, "max_num_patches": 20}))
@@ -360,12 +401,13 @@ def test_naflex_preprocessing(tmp_path: Path) -> None:
 def test_big_vision_has_none_and_the_choice_is_told(tmp_path: Path) -> None:
     source = GOLDEN / "big_vision" / "classifier_map.weights.npz"
     found = import_checkpoint(source, tmp_path / "out")
-    assert "says nothing about preprocessing" in found.notes[0]
+    assert "taken by default: resize crop, interpolation bilinear, crop-fraction 0.875" in found.notes[0]
     assert read_config(tmp_path / "out").preprocess == Preprocess(
         image_size=(32, 32), resize="crop", crop_fraction=0.875, interpolation="bilinear"
     )
-    options = ImportOptions(resize="squash", crop_fraction=1.0, interpolation="bicubic", score="sigmoid")
-    import_checkpoint(source, tmp_path / "out", options)
+    options = ImportOptions(resize="squash", interpolation="bicubic", score="sigmoid")
+    found = import_checkpoint(source, tmp_path / "out", options)
+    assert found.notes[0].endswith("taken by default: mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)")
     config = read_config(tmp_path / "out")
     assert config.preprocess == Preprocess(image_size=(32, 32))
     assert config.score == "sigmoid"
@@ -407,6 +449,29 @@ def test_labels_of_a_transformers_classifier(tmp_path: Path) -> None:
     config = read_config(tmp_path / "out")
     assert config.labels == ("ant", "bee", "cat", "dog", "eel")
     assert config.model.pool == "gap"
+
+
+@pytest.mark.parametrize(
+    ("changes", "score"),
+    [({}, "softmax"), ({"problem_type": "multi_label_classification"}, "sigmoid"),
+     ({"problem_type": "single_label_classification"}, "softmax"), ({"architectures": None}, "softmax")],
+)  # fmt: skip
+def test_a_transformers_classifier_scores_as_its_pipeline_does(
+    changes: dict[str, Any], score: str, tmp_path: Path
+) -> None:
+    folder = edited(GOLDEN / "written" / "siglip_classifier", tmp_path, **changes)
+    check(converted(folder, tmp_path), load(GOLDEN / "written" / "siglip_classifier" / "io.npz"))
+    assert read_config(tmp_path / "out").score == score
+
+
+def test_one_logit_is_a_sigmoids(tmp_path: Path) -> None:
+    folder = edited(GOLDEN / "written" / "siglip_classifier", tmp_path, id2label={"0": "hot dog"})
+    tensors = load_file(folder / "model.safetensors")
+    tensors |= {name: tensors[name][:1].clone() for name in ("classifier.weight", "classifier.bias")}
+    save_file(tensors, folder / "model.safetensors")
+    import_checkpoint(folder, tmp_path / "out")
+    config = read_config(tmp_path / "out")
+    assert (config.labels, config.score) == (("hot dog",), "sigmoid")
 
 
 # --- the head ---
@@ -454,6 +519,16 @@ def test_a_new_head_starts_at_zero(tmp_path: Path) -> None:
         ImportOptions(num_classes=0)
 
 
+def test_num_classes_does_not_hide_a_head_that_is_missing(tmp_path: Path) -> None:
+    folder = edited(TIMM, tmp_path)
+    tensors = load_file(TIMM / "model.safetensors")
+    save_file({k: v for k, v in tensors.items() if not k.startswith("head.")}, folder / "model.safetensors")
+    with pytest.raises(CheckpointMismatch, match=r"lacks the key head.weight \[13, 64\]"):
+        converted(folder, tmp_path, num_classes=13)
+    model = converted(folder, tmp_path, num_classes=13, drop_head=True)
+    assert model.head is not None
+
+
 # --- another resolution ---
 
 
@@ -480,6 +555,25 @@ def test_another_size_resamples_by_the_sources_rule(tmp_path: Path) -> None:
         found = model.pos_embed.detach().numpy()
         assert relative_error(found, np.tile(golden[rule], (1, 1, 8))) < 1e-6, rule
         assert read_config(tmp_path / "out").model.position_resampling == rule
+
+
+def test_a_half_precision_file_is_resampled_in_float32_as_transformers_does(tmp_path: Path) -> None:
+    folder = edited(SIGLIP, tmp_path)
+    halves = {key: value.half() for key, value in load_file(SIGLIP / "model.safetensors").items()}
+    save_file(halves, folder / "model.safetensors")
+    size = (48, 48)
+    half = converted(folder, tmp_path, image_size=size)
+    save_file({key: value.float() for key, value in halves.items()}, folder / "model.safetensors")
+    full = converted(folder, tmp_path, image_size=size)
+    assert torch.equal(half.pos_embed, full.pos_embed)
+
+
+def test_a_naflex_model_at_one_size_takes_no_patches(tmp_path: Path) -> None:
+    import_checkpoint(NAFLEX, tmp_path / "out")
+    io = load(NAFLEX / "io.npz")
+    check(sovit.load_model(tmp_path / "out"), io)
+    with pytest.raises(ConfigError, match="takes images of one size"):
+        run(sovit.load_model(tmp_path / "out", image_size=(64, 64)), io)
 
 
 def test_converting_to_a_size_or_loading_at_it_is_the_same(tmp_path: Path) -> None:

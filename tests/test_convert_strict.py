@@ -23,6 +23,7 @@ from tests.golden_models import GOLDEN, npz
 
 TIMM = GOLDEN / "timm" / "vit_so150m_patch16_reg4_gap_256"
 SIGLIP = GOLDEN / "transformers" / "siglip"
+CLASSIFIER = GOLDEN / "written" / "siglip_classifier"
 MAP_NPZ = GOLDEN / "big_vision" / "classifier_map.weights.npz"
 
 
@@ -93,7 +94,7 @@ def test_more_than_one_problem_is_counted(tmp_path: Path) -> None:
     source = copied(TIMM, tmp_path)
     tensors = load_file(TIMM / "model.safetensors")
     save_file({name: tensor for name, tensor in tensors.items() if "norm1" not in name}, source / "model.safetensors")
-    assert "(5 more of the kind)" in refused(source, tmp_path)
+    assert "(and 5 more keys do not fit)" in refused(source, tmp_path)
 
 
 @given(st.integers(0, 1_000_000))
@@ -110,12 +111,19 @@ def test_a_truncated_file_is_refused(cut: int) -> None:
                 import_checkpoint(folder / name, folder / "out")
 
 
-@given(st.integers(0, 1_000_000), st.integers(0, 255))
-def test_a_damaged_npz_is_an_error_of_ours_or_no_error(place: int, byte: int) -> None:
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("compressed") / "x.npz"
+    np.savez_compressed(path, **{key: np.round(array, 1) for key, array in npz("classifier_map").items()})  # type: ignore[arg-type]
+    return path
+
+
+@given(st.integers(0, 1_000_000), st.integers(0, 255), st.booleans())
+def test_a_damaged_npz_is_an_error_of_ours_or_no_error(compressed: Path, place: int, byte: int, packed: bool) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as temporary:
-        content = bytearray(MAP_NPZ.read_bytes())
+        content = bytearray((compressed if packed else MAP_NPZ).read_bytes())
         content[place % len(content)] = byte
         path = Path(temporary) / "x.npz"
         path.write_bytes(content)
@@ -165,6 +173,43 @@ def test_nothing_is_ever_unpickled(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+@pytest.mark.parametrize("dtype", [np.longdouble, np.complex64, np.dtype("V3")])
+def test_arrays_of_no_kind_we_know_are_refused(dtype: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **npz("classifier_map"), extra=np.zeros(2, dtype))  # type: ignore[arg-type]
+    assert "extra holds" in refused(tmp_path / "x.npz", tmp_path)
+
+
+def test_an_encrypted_npz_is_refused(tmp_path: Path) -> None:
+    content = bytearray(MAP_NPZ.read_bytes())
+    content[6] |= 1  # the flag in the first member's header, and below in the central directory
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "x.npz").write_bytes(content)
+    assert "truncated, damaged or no npz file" in refused(tmp_path / "x.npz", tmp_path)
+
+
+def test_the_text_tower_is_checked_as_well(tmp_path: Path) -> None:
+    source = copied(SIGLIP, tmp_path)
+    tensors = load_file(SIGLIP / "model.safetensors")
+    key = "text_model.encoder.layers.1.mlp.fc1.bias"
+    save_file({name: tensor for name, tensor in tensors.items() if name != key}, source / "model.safetensors")
+    assert f"lacks the key {key} [172]" in refused(source, tmp_path)
+    save_file({**tensors, "text_model.garbage": torch.zeros(2)}, source / "model.safetensors")
+    assert "unexpected key text_model.garbage [2]" in refused(source, tmp_path)
+    arrays = npz("siglip_two_towers")
+    key = "params/txt/Encoder_0/encoderblock/LayerNorm_0/bias"
+    np.savez(tmp_path / "x.npz", **{name: array for name, array in arrays.items() if name != key})  # type: ignore[arg-type]
+    assert f"lacks the key {key} [2, 64]" in refused(tmp_path / "x.npz", tmp_path)
+    np.savez(tmp_path / "x.npz", **arrays, **{"params/txt/extra": np.zeros(2, np.float32)})  # type: ignore[arg-type]
+    assert "unexpected key params/txt/extra [2]" in refused(tmp_path / "x.npz", tmp_path)
+
+
+def test_a_classifiers_unused_head_is_ignored_by_name_only(tmp_path: Path) -> None:
+    source = copied(GOLDEN / "written" / "siglip_classifier", tmp_path)
+    tensors = load_file(source / "model.safetensors")
+    save_file({**tensors, "vision_model.head.nonsense": torch.zeros(2)}, source / "model.safetensors")
+    assert "unexpected key vision_model.head.nonsense [2]" in refused(source, tmp_path)
+
+
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     source = copied(TIMM, tmp_path)
     tensors = load_file(TIMM / "model.safetensors")
@@ -190,6 +235,14 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
         (TIMM, lambda c: c.update(num_classes="many"), "num_classes"),
         (TIMM, lambda c: c.update(pretrained_cfg=[1]), "pretrained_cfg"),
         (TIMM, lambda c: c.update(model_args=[1]), "model_args is no object"),
+        (TIMM, lambda c: c.update(label_names={"99": "x"}), "label_names names class '99'"),
+        (SIGLIP, lambda c: c.update(text_config="x"), "text_config"),
+        (SIGLIP, lambda c: c.update(architectures=3), "architectures is no list of names"),
+        (SIGLIP, lambda c: c.update(architectures=["SiglipForImageClassification"]), "lack the classifier.weight"),
+        (SIGLIP, lambda c: c["vision_config"].update(qk_norm=True), "vision_config: qk_norm: unknown field"),
+        (CLASSIFIER, lambda c: c.update(problem_type="regression"), "problem_type is 'regression'"),
+        (CLASSIFIER, lambda c: c.update(id2label={str(i): "x" for i in range(5)}), "two classes are called 'x'"),
+        (CLASSIFIER, lambda c: c.update(id2label={"7": "x"}), "id2label does not name the classes 0 to N-1"),
         (SIGLIP, lambda c: c.update(model_type="clip"), "model_type is 'clip', sovit imports siglip,"),
         (SIGLIP, lambda c: c["vision_config"].update(hidden_act="relu"), "hidden_act is 'relu'"),
         (SIGLIP, lambda c: c["vision_config"].update(num_channels=4), "num_channels"),
@@ -209,6 +262,13 @@ def test_a_config_that_does_not_fit_is_named(source: Path, change: Any, message:
     ("change", "message"),
     [
         ({"do_center_crop": True}, "do_center_crop"),
+        (
+            {"image_processor_type": "ViTImageProcessor"},
+            "image_processor_type is ViTImageProcessor, sovit knows",
+        ),
+        ({"crop_pct": 0.9}, "crop_pct: unknown field"),
+        ({"size": None}, "size is [224, 224], the model takes images of [32, 32]"),
+        ({"image_std": [float("nan")] * 3}, "std"),
         ({"resample": 9}, "resample is 9"),
         ({"rescale_factor": 1.0}, "rescale_factor is 1.0"),
         ({"size": {"height": 16, "width": 16}}, "size is [16, 16]"),
@@ -239,13 +299,31 @@ def test_shards_outside_their_folder_are_refused(tmp_path: Path) -> None:
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
     assert "lists a shard outside its folder" in refused(folder, tmp_path)
-    index.write_text("{}")
-    assert "has no weight_map" in refused(folder, tmp_path)
+    for text in ("{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}'):
+        index.write_text(text)
+        assert "has no weight_map" in refused(folder, tmp_path)
+
+
+def test_a_source_inside_the_folder_it_would_replace_is_kept(tmp_path: Path) -> None:
+    import_checkpoint(TIMM, tmp_path / "out")
+    inside = Path(shutil.copyfile(MAP_NPZ, tmp_path / "out" / "source.npz"))
+    with pytest.raises(ConfigError, match="holds the source, and would be replaced"):
+        import_checkpoint(inside, tmp_path / "out")
+    assert inside.read_bytes() == MAP_NPZ.read_bytes()
+
+
+def test_a_config_with_a_schema_version_does_not_make_a_folder_ours(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "config.json").write_text('{"schema_version": 3}')
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="is no checkpoint of sovit's"):
+        import_checkpoint(TIMM, tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "thesis.tex").read_text() == "years of work"
 
 
 def test_no_folder_but_our_own_is_ever_replaced(tmp_path: Path) -> None:
     source, other = copied(TIMM, tmp_path), Path(shutil.copytree(SIGLIP, tmp_path / "other"))
-    with pytest.raises(ConfigError, match="is the source itself"):
+    with pytest.raises(ConfigError, match="is no checkpoint of sovit's"):
         import_checkpoint(source, source)
     with pytest.raises(ConfigError, match="is no checkpoint of sovit's"):
         import_checkpoint(source, other)
@@ -281,7 +359,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = tmp_path / "out"
     assert main(["convert", str(MAP_NPZ), "--to", str(out), "--image-size", "40x48", "--score", "sigmoid"]) == 0
     captured = capsys.readouterr()
-    assert "says nothing about preprocessing" in captured.err
+    assert "says nothing about part of the preprocessing" in captured.err
     assert "crop 0.875 to 40 x 48 px, bilinear" in captured.out
     assert main(["convert", str(SIGLIP), "--to", str(out), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)

@@ -18,7 +18,7 @@ from sovit.labels import imagenet_1k
 from sovit.predict import Classification, Prediction
 from sovit.process import free_port, serving, sovit_serve
 from train.data import Dataset, load_dataset
-from train.evaluate import evaluate_classifier, match_labels, run_in_batches
+from train.evaluate import by_name, evaluate_classifier, match_labels, run_in_batches
 from train.probing import PROBES, evaluate_probe
 
 COLOURS = {"ant": (200, 30, 30), "bee": (30, 200, 30), "cat": (30, 30, 200)}
@@ -151,7 +151,8 @@ def test_one_bad_image_costs_its_batch_nothing() -> None:
 
     results, failed = run_in_batches("testing", classify, data)
     assert list(results.values()) == [i for i in range(70) if i != 40]
-    assert failed == (("40", "it is 40."),)
+    assert failed == {40: "it is 40."}
+    assert by_name(data, failed) == (("40", "it is 40."),)
 
 
 def test_no_image_at_all_is_an_error() -> None:

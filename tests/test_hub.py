@@ -71,10 +71,22 @@ class _Handler(BaseHTTPRequestHandler):
             data = {"id": repository, "sha": COMMIT, "private": False, "siblings": siblings}
             self._send(200, json.dumps(data).encode())
         elif kind == "resolve" and (folder / file).is_file():
+            if self.command == "GET" and repository == "someone/breaking" and file.endswith(".safetensors"):
+                self._cut((folder / file).read_bytes())
+                return
             headers = {"ETag": f'"{_sha1(folder / file)}"', "X-Repo-Commit": COMMIT}
             self._send(200, (folder / file).read_bytes(), headers)
         else:
             self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+
+    def _cut(self, content: bytes) -> None:
+        """Promise all of it, send half and hang up."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        self.wfile.flush()
+        self.close_connection = True
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -103,7 +115,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     pickled.mkdir()
     (pickled / "config.json").write_text((siglip / "config.json").read_text())
     (pickled / "pytorch_model.bin").write_bytes(b"must not be fetched")
-    server = Hub({TIMM: GOLDEN / TIMM, SIGLIP: siglip, "someone/pickled": pickled})
+    server = Hub({TIMM: GOLDEN / TIMM, SIGLIP: siglip, "someone/pickled": pickled, "someone/breaking": GOLDEN / TIMM})
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -159,7 +171,8 @@ def test_the_cache_serves_without_the_hub(hub: Hub, tmp_path: Path) -> None:
         (f"hf:{TIMM}@v9", 2, "the hub has no revision 'v9' of it", {}),
         ("hf:someone/pickled", 2, "has no model.safetensors; sovit takes no pickled weights", {}),
         (f"hf:{TIMM}", 1, "the hub cannot be reached", {"HF_HUB_OFFLINE": "1"}),
-        (f"hf:{TIMM}", 1, "hub", {"HF_ENDPOINT": "http://127.0.0.1:9"}),
+        (f"hf:{TIMM}", 1, "the hub cannot be reached", {"HF_ENDPOINT": "http://127.0.0.1:9"}),
+        ("hf:someone/breaking", 1, "could not be fetched from the hub", {}),
     ],
 )
 def test_what_cannot_be_fetched_is_one_sentence(

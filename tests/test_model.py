@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_rules_differ_and_agree_where_nothing_changes() -> None:
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=4))
 def test_an_image_gives_the_same_alone_and_in_a_batch_of_other_sizes(pool: Pool, grids: list[tuple[int, int]]) -> None:
     """NaFlex: padding and neighbours change nothing, and an image of the model's own size is an ordinary image."""
-    model = random_model(tiny_spec(pool=pool, position_resampling="naflex").model)
+    model = random_model(replace(tiny_spec(pool=pool, position_resampling="naflex").model, naflex=True))
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (4 * r, 4 * c, 3), dtype=np.uint8) for r, c in [*grids, (4, 4)]]
 
@@ -117,9 +118,16 @@ def test_an_image_gives_the_same_alone_and_in_a_batch_of_other_sizes(pool: Pool,
 
 def test_patches_need_a_model_that_can_take_them() -> None:
     patches = Patches(torch.zeros(1, 4, 48), torch.ones(1, 4, dtype=torch.bool), torch.tensor([[2, 2]]))
+    with pytest.raises(ConfigError, match="takes images of one size"):
+        random_model(tiny_spec().model)(patches)
+    model = random_model(replace(tiny_spec().model, naflex=True))
+    model(patches)
+    for grid in ([[2, 3]], [[1, 1]]):
+        with pytest.raises(ConfigError, match="grid and mask disagree"):
+            model(patches._replace(grid_B2=torch.tensor(grid)))
     for traits in ({"pool": "tok"}, {"registers": 1}, {"position_embedding": "sincos2d"}):
-        with pytest.raises(ConfigError, match="NaFlex patches need"):
-            random_model(tiny_spec(**traits).model)(patches)
+        with pytest.raises(ConfigError, match="naflex needs a learned position embedding"):
+            replace(tiny_spec(**traits).model, naflex=True)
 
 
 def test_registers_do_not_start_alike() -> None:

@@ -124,6 +124,12 @@ def test_an_animation_is_refused() -> None:
             decode(content, DecodeLimits())
 
 
+def test_a_phones_second_picture_behind_a_jpeg_is_no_animation() -> None:
+    first, second = Image.new("RGB", (8, 6), (250, 250, 250)), Image.new("RGB", (8, 6), (0, 0, 0))
+    content = encoded(first, "MPO", save_all=True, append_images=[second])
+    assert pixel(content) == [250, 250, 250]
+
+
 def test_sources_of_every_kind_agree(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8)
     image = Image.fromarray(array)

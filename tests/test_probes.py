@@ -51,11 +51,17 @@ def test_the_ridge_is_the_least_squares_solution(count: int, dim: int, l2: float
 
 def test_shots_are_drawn_from_every_class_and_grow_without_changing() -> None:
     targets = np.array([2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
-    few, many = (fewshot_indices(targets, 3, shots, seed=1) for shots in (1, 3))
+    usable = np.ones(10, np.bool_)
+    few, many = (fewshot_indices(targets, usable, 3, shots, seed=1) for shots in (1, 3))
     assert np.bincount(targets[few]).tolist() == [1, 1, 1]
     assert np.bincount(targets[many]).tolist() == [3, 3, 3]
     assert set(few) < set(many)
-    assert not np.array_equal(few, fewshot_indices(targets, 3, 1, seed=2))
+    assert not np.array_equal(few, fewshot_indices(targets, usable, 3, 1, seed=2))
+    # An image that cannot be used is replaced by the next of its class, and nothing else changes.
+    usable[few[0]] = False
+    other = fewshot_indices(targets, usable, 3, 1, seed=1)
+    assert other[0] == many[1]
+    assert np.array_equal(other[1:], few[1:])
 
 
 def test_shots_that_a_class_cannot_fill_are_left_out() -> None:

@@ -52,6 +52,9 @@ def test_a_folder_is_a_dataset(tmp_path: Path) -> None:
             for index in range(count):
                 Image.new("RGB", (9, 9)).save(tmp_path / split / name / f"{index}.png")
             (tmp_path / split / name / "notes.txt").write_text("no image")
+            (tmp_path / split / name / ".hidden.png").write_bytes(b"")
+        (tmp_path / split / ".ipynb_checkpoints").mkdir()
+        (tmp_path / split / "empty").mkdir()
     found = load_dataset(str(tmp_path), "train")
     assert (found.classes, found.targets.tolist()) == (("ant", "cat"), [0, 0, 0, 1, 1, 1])
     assert len(load_dataset(str(tmp_path / "test"), "test")) == 2

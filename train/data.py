@@ -74,13 +74,18 @@ def _digits(split: Split) -> Dataset:
 
 
 def _folder(root: Path, name: str) -> Dataset:
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir())
+    """Folders without images, and what is hidden (as notebooks' checkpoints are), are no classes."""
+    classes: list[str] = []
     images: list[ImageSource] = []
     targets: list[int] = []
-    for index, label in enumerate(classes):
-        found = sorted(path for path in (root / label).iterdir() if path.suffix.lower() in SUFFIXES)
-        images += found
-        targets += [index] * len(found)
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        found = sorted(
+            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        )
+        if found:
+            images += found
+            targets += [len(classes)] * len(found)
+            classes.append(folder.name)
     if not images:
         raise ConfigError(f"{root} holds no images in class folders, as in {root}/cat/1.jpg.")
     return Dataset(name, images, np.array(targets, np.int64), tuple(classes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovit.decode import ImageSource
-from sovit.errors import ConfigError, InvalidImage, UnsupportedImage
+from sovit.errors import ConfigError, DeadlineExceeded, InvalidImage, TooLarge, UnsupportedImage
 from sovit.labels import imagenet_1k
 from sovit.predict import Classification
 from sovit.progress import progress
 from train.data import Dataset
 
 TOP_K: Final = 5
-BATCH: Final = 32
+BATCH: Final = 8  # also of a request to a service: more photographs may be over its limits
+# What splitting a batch can help against.
+_ABOUT_IMAGES: Final = (InvalidImage, UnsupportedImage, TooLarge, DeadlineExceeded)
 Classify = Callable[[Sequence[ImageSource], int], list[Classification]]
 T = TypeVar("T")
 
@@ -64,7 +66,7 @@ def evaluate_classifier(classify: Classify, labels: Sequence[str], dataset: Data
         top5=float(within.mean()),
         images_per_second=len(results) / seconds,
         per_class=_per_class(dataset.classes, targets, first, within),
-        failed=failed,
+        failed=by_name(dataset, failed),
     )
 
 
@@ -84,29 +86,33 @@ def run_in_batches(
     run: Callable[[Sequence[ImageSource]], Sequence[T]],
     dataset: Dataset,
     indices: Sequence[int] | None = None,
-) -> tuple[dict[int, T], tuple[tuple[str, str], ...]]:
-    """Results by index, and (name, reason) of the images that could not be decoded: the others go on without them."""
+) -> tuple[dict[int, T], dict[int, str]]:
+    """Results by index, and the reasons of the images that could not be used: the others go on without them."""
     results: dict[int, T] = {}
-    failed: list[tuple[str, str]] = []
+    failed: dict[int, str] = {}
     wanted = range(len(dataset)) if indices is None else indices
     with progress(what, len(wanted)) as advance:
         for start in range(0, len(wanted), BATCH):
             batch = wanted[start : start + BATCH]
             try:
                 results |= zip(batch, run([dataset.images[index] for index in batch]), strict=True)
-            except (InvalidImage, UnsupportedImage):
+            except _ABOUT_IMAGES:
                 for index in batch:
                     try:
                         results[index] = run([dataset.images[index]])[0]
-                    except (InvalidImage, UnsupportedImage) as error:
-                        failed.append((_name(dataset, index), str(error)))
+                    except (InvalidImage, UnsupportedImage, TooLarge) as error:
+                        failed[index] = str(error)
             advance(len(batch))
-    return results, tuple(failed)
+    return results, failed
 
 
-def _name(dataset: Dataset, index: int) -> str:
-    image = dataset.images[index]
-    return f"image {index}" if isinstance(image, (bytes, np.ndarray)) else str(image)
+def by_name(dataset: Dataset, failed: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
+    """(name, reason) of images by index."""
+    names = {
+        index: f"image {index}" if isinstance(image := dataset.images[index], (bytes, np.ndarray)) else str(image)
+        for index in failed
+    }
+    return tuple((names[index], reason) for index, reason in failed.items())
 
 
 def _per_class(

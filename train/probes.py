@@ -66,11 +66,13 @@ class Ridge:
         return best_N
 
 
-def fewshot_indices(targets_N: Targets, classes: int, shots: int, seed: int) -> NDArray[np.int64]:
-    """`shots` training images of each class: the first of a permutation per class, as in big_vision."""
+def fewshot_indices(
+    targets_N: Targets, usable_N: NDArray[np.bool_], classes: int, shots: int, seed: int
+) -> NDArray[np.int64]:
+    """`shots` usable training images of each class: the first of a permutation per class, as in big_vision."""
     rng = np.random.default_rng(seed)
     permuted = [rng.permutation(np.flatnonzero(targets_N == label)) for label in range(classes)]
-    return np.concatenate([indices[:shots] for indices in permuted])
+    return np.concatenate([indices[usable_N[indices]][:shots] for indices in permuted])
 
 
 def usable_shots(targets_N: Targets, names: Sequence[str], shots: Sequence[int] = SHOTS) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -14,9 +14,11 @@ from sovit.decode import ImageSource
 from sovit.errors import ConfigError
 from train import probes
 from train.data import Dataset
-from train.evaluate import TOP_K, match_labels, run_in_batches
+from train.evaluate import TOP_K, by_name, match_labels, run_in_batches
 
 Probe = Literal["fewshot", "knn", "linear"]
+Row = NDArray[np.float32]
+Subsets = dict[tuple[int, int], probes.Targets]  # training images by (shots, seed)
 PROBES: Final[tuple[Probe, ...]] = ("fewshot", "knn", "linear")
 
 
@@ -51,19 +53,15 @@ def evaluate_probe(kind: Probe, embed: Embed, train_set: Dataset, test_set: Data
     classes = train_set.classes
     names = match_labels(test_set.classes, classes, test_set.name)
     to_train_class = np.array([classes.index(name) for name in names])
-    subsets: dict[tuple[int, int], NDArray[np.int64]] = {}
-    needed: Sequence[int] = range(len(train_set))
-    if kind == "fewshot":
-        for shots in probes.usable_shots(train_set.targets, classes):
-            for seed in probes.SEEDS:
-                subsets[shots, seed] = probes.fewshot_indices(train_set.targets, len(classes), shots, seed)
-        needed = np.unique(np.concatenate(list(subsets.values()))).tolist()
 
-    def run(images: Sequence[ImageSource]) -> list[NDArray[np.float32]]:
+    def run(images: Sequence[ImageSource]) -> list[Row]:
         return list(embed(images, normalize=False))
 
     started = time.perf_counter()
-    train, failed_train = run_in_batches("training images", run, train_set, needed)
+    if kind == "fewshot":
+        subsets, train, failed_train = _sample(train_set, run)
+    else:
+        train, failed_train = run_in_batches("training images", run, train_set)
     test, failed_test = run_in_batches("test images", run, test_set)
     seconds = time.perf_counter() - started
     if not train or not test:
@@ -89,14 +87,36 @@ def evaluate_probe(kind: Probe, embed: Embed, train_set: Dataset, test_set: Data
         scores=scores,
         settings=settings,
         images_per_second=(len(train) + len(test)) / seconds,
-        failed=failed_train + failed_test,
+        failed=by_name(train_set, failed_train) + by_name(test_set, failed_test),
     )
 
 
+def _sample(
+    train_set: Dataset, run: Callable[[Sequence[ImageSource]], list[Row]]
+) -> tuple[Subsets, dict[int, Row], dict[int, str]]:
+    """The few-shot subsets and the embeddings they need. For an image that fails the next of its class is taken."""
+    found: dict[int, Row] = {}
+    failed: dict[int, str] = {}
+    usable_N = np.ones(len(train_set), np.bool_)
+    while True:
+        subsets = {
+            (shots, seed): probes.fewshot_indices(train_set.targets, usable_N, len(train_set.classes), shots, seed)
+            for shots in probes.usable_shots(train_set.targets[usable_N], train_set.classes)
+            for seed in probes.SEEDS
+        }
+        needed = sorted(set(np.concatenate(list(subsets.values())).tolist()) - found.keys())
+        more, failed_now = run_in_batches("training images", run, train_set, needed)
+        found |= more
+        failed |= failed_now
+        usable_N[list(failed)] = False
+        if not failed_now:
+            return subsets, found, failed
+
+
 def _fewshot(
-    train: dict[int, NDArray[np.float32]],
+    train: dict[int, Row],
     targets_N: probes.Targets,
-    subsets: dict[tuple[int, int], NDArray[np.int64]],
+    subsets: Subsets,
     test_ND: probes.Features,
     truth_N: probes.Targets,
     classes: int,
@@ -104,8 +124,7 @@ def _fewshot(
     """Top-1 of each number of shots, the mean over the seeds."""
     found: dict[str, list[float]] = {}
     for (shots, _), subset in subsets.items():
-        usable = np.array([index for index in subset.tolist() if index in train])
-        ridge = probes.Ridge.fit(np.stack([train[index] for index in usable]), targets_N[usable], classes)
+        ridge = probes.Ridge.fit(np.stack([train[index] for index in subset.tolist()]), targets_N[subset], classes)
         found.setdefault(f"{shots}-shot", []).append(float((ridge.predict(test_ND) == truth_N).mean()))
     return {name: float(np.mean(values)) for name, values in found.items()}, {
         "l2": probes.L2, "seeds": len(probes.SEEDS),

@@ -1,7 +1,8 @@
 """big_vision npz: per-layer and scan-stacked, one tower or two, NaFlex, and the names of the first ViT files.
 
-Names and layouts: google-research/big_vision @0127fb6, models/vit.py and its `fix_old_checkpoints`. A file says
-nothing about preprocessing: pixels in [-1, 1] are the convention, the rest is a choice that is printed.
+Names and layouts: google-research/big_vision @0127fb6, models/vit.py and its `fix_old_checkpoints`,
+models/proj/image_text. A file says nothing about preprocessing: pixels in [-1, 1] are the convention, the rest is a
+choice that is printed (and resizes with Pillow, which smoothes where big_vision's evaluations do not).
 
 In the shapes below: W width, H heads, K head_dim, M mlp_dim, p patch_size.
 """
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,13 +21,14 @@ from torch import Tensor
 from sovit.config import Pool, PositionResampling, ViTConfig
 from sovit.convert.files import NpzFile
 from sovit.convert.foreign import Foreign, ImportOptions
-from sovit.convert.rules import Part, Shape, Table, one, plus, rows, same
+from sovit.convert.rules import Part, Shape, Table, keys, linear_to_conv, one, plus, rows, same
 from sovit.errors import CheckpointMismatch
 from sovit.labels import numbered
 from sovit.preprocess import Preprocess
 from sovit.spec import ModelSpec
 
 _IMAGE_TOWERS: Final = ("params/img/", "img/", "params/", "")
+_TRAINING_STATE: Final = ("opt/", "chrono/")  # of a training checkpoint, beside params/
 _SCALARS: Final = ("t", "b")  # log temperature and bias of the sigmoid loss
 _HEAD: Final = ("head/kernel", "head/bias")
 _POSITIONS: Final = ("pos_embedding", "Transformer/posembed_input/pos_embedding")
@@ -53,83 +55,163 @@ def describe(path: Path, options: ImportOptions) -> Foreign:
     if prefix is None:
         raise CheckpointMismatch(f"{path} has no key embedding/kernel: it is no ViT checkpoint of big_vision.")
     tower = _Tower(path, prefix, weights.shapes)
+    two_towers = prefix.endswith("img/")
+    if two_towers and tower.has_head and options.num_classes is None and not options.drop_head:
+        raise CheckpointMismatch(
+            f"{path} has {prefix}{_HEAD[0]}, which projects the image to the text's space and is no classifier: "
+            "--drop-head leaves it out, --num-classes N takes it as a head."
+        )
     model = tower.config(options)
-    text_prefix = prefix.removesuffix("img/")
-    text = tuple(
-        key
-        for key in weights.shapes
-        if prefix != text_prefix
-        and (key.startswith(f"{text_prefix}txt/") or key in {f"{text_prefix}{scalar}" for scalar in _SCALARS})
-    )
-    preprocess, note = _preprocess(model, naflex=tower.naflex, two_towers=bool(text))
+    text, text_config = _text(weights.shapes, prefix.removesuffix("img/")) if two_towers else ({}, {})
+    state = [key for key in weights.shapes if prefix.startswith("params/") and key.startswith(_TRAINING_STATE)]
     return Foreign(
         layout="big_vision",
         weights=weights,
-        spec=ModelSpec(model=model, preprocess=preprocess, labels=numbered(model.num_classes)),
+        spec=ModelSpec(
+            model=model,
+            preprocess=_preprocess(model, two_towers),
+            labels=options.names(model.num_classes, numbered(model.num_classes)),
+        ),
         table=tower.table(model),
-        ignored=frozenset(f"{prefix}{key}" for key in _HEAD if options.drop_head),
+        ignored=frozenset([*state, *(f"{prefix}{key}" for key in _HEAD if options.drop_head)]),
         text=text,
-        text_config=_text_config(weights.shapes, f"{text_prefix}txt/") if text else {},
-        notes=(note,),
+        text_config=text_config,
+        silent=("resize", "interpolation", "crop_fraction", "mean", "std"),
+        notes=("the state of the training run in the file is left out",) if state else (),
     )
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """The keys of transformer layers below a prefix, in either layout, with the shapes a configuration asks for."""
+
+    prefix: str
+    encoder: str
+    names: _Names
+    scan: bool
+    depth: int
+    width: int
+    mlp_dim: int
+    heads: tuple[int, int]  # H, K
+
+    @classmethod
+    def find(cls, where: str, shapes: Mapping[str, Shape], prefix: str, encoder: str) -> _Layers:
+        """Tell layout and sizes by keys and shapes. Raises `CheckpointMismatch` where a telling key is missing."""
+        scan = f"{prefix}{encoder}/encoderblock/LayerNorm_0/scale" in shapes
+        first = f"{prefix}{encoder}/encoderblock" + ("/" if scan else "_0/")
+        names = _FIRST_NAMES if f"{first}LayerNorm_2/scale" in shapes else _NAMES
+        query = _shape(where, shapes, f"{first}{names.attention}/query/kernel", 4 if scan else 3)
+        dense = _shape(where, shapes, f"{first}{names.mlp}/Dense_0/kernel", 3 if scan else 2)
+        pattern = re.compile(rf"{re.escape(prefix)}{encoder}/encoderblock_(\d+)/")
+        found = {match.group(1) for key in shapes if (match := pattern.match(key))}
+        depth = query[0] if scan else len(found)
+        return cls(prefix, encoder, names, scan, depth, query[-3], dense[-1], (query[-2], query[-1]))
+
+    def table(self) -> Table:
+        """All layers, and the norm after them."""
+        table: Table = {}
+        for index in range(self.depth):
+            ours, theirs = f"blocks.{index}", f"{self.encoder}/encoderblock" + ("" if self.scan else f"_{index}")
+            table |= self.norm(f"{ours}.norm1", f"{theirs}/{self.names.norm1}", index)
+            table |= self.norm(f"{ours}.norm2", f"{theirs}/{self.names.norm2}", index)
+            attention = f"{theirs}/{self.names.attention}"
+            for kind in ("weight", "bias"):
+                parts = [self.projection(f"{attention}/{name}", kind, index) for name in ("query", "key", "value")]
+                table[f"{ours}.attn.qkv.{kind}"] = rows(*parts)
+            table |= self.out(f"{ours}.attn.proj", attention, index)
+            table |= self.mlp(f"{ours}.mlp", f"{theirs}/{self.names.mlp}", index)
+        return table | self.norm("norm", f"{self.encoder}/encoder_norm")
+
+    def projection(self, theirs: str, kind: str, index: int | None = None) -> Part:
+        """Query, key or value."""
+        if kind == "weight":
+            return self._part(f"{theirs}/kernel", (self.width, *self.heads), _projection_kernel, index)
+        return self._part(f"{theirs}/bias", self.heads, lambda bias_HK: bias_HK.flatten(), index)
+
+    def out(self, ours: str, attention: str, index: int | None = None) -> Table:
+        """The projection of the heads' outputs."""
+        return {
+            f"{ours}.weight": rows(
+                self._part(f"{attention}/out/kernel", (*self.heads, self.width), _out_kernel, index)
+            ),
+            f"{ours}.bias": rows(self._part(f"{attention}/out/bias", (self.width,), same, index)),
+        }
+
+    def mlp(self, ours: str, theirs: str, index: int | None = None) -> Table:
+        """Both dense layers."""
+        table: Table = {}
+        for layer, shape in enumerate(((self.width, self.mlp_dim), (self.mlp_dim, self.width))):
+            dense, linear = f"{theirs}/Dense_{layer}", f"{ours}.fc{layer + 1}"
+            table[f"{linear}.weight"] = rows(self._part(f"{dense}/kernel", shape, _transposed, index))
+            table[f"{linear}.bias"] = rows(self._part(f"{dense}/bias", shape[1:], same, index))
+        return table
+
+    def norm(self, ours: str, theirs: str, index: int | None = None) -> Table:
+        """Scale and bias of a LayerNorm."""
+        return {
+            f"{ours}.weight": rows(self._part(f"{theirs}/scale", (self.width,), same, index)),
+            f"{ours}.bias": rows(self._part(f"{theirs}/bias", (self.width,), same, index)),
+        }
+
+    def _part(self, key: str, shape: Shape, to_ours: Callable[[Tensor], Tensor], index: int | None) -> Part:
+        """A part that is a tensor of its own, or layer `index` of a scan-stacked one."""
+        if self.scan and index is not None:
+            return Part(f"{self.prefix}{key}", (self.depth, *shape), lambda stacked: to_ours(stacked[index]))
+        return Part(f"{self.prefix}{key}", shape, to_ours)
 
 
 class _Tower:
     """An image tower: which of the layouts it has, and from that its configuration and its table."""
 
     def __init__(self, path: Path, prefix: str, shapes: Mapping[str, Shape]) -> None:
-        self._path = path
+        self._where = str(path)
         self._prefix = prefix
         self._shapes = shapes
-        self.naflex = len(self._shape("embedding/kernel")) == 2
-        self._scan = self._has("Transformer/encoderblock/LayerNorm_0/scale")
-        query = "Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel"
-        self._depth = self._shape(query)[0] if self._scan else self._layers()
-        self._names = _FIRST_NAMES if self._has(f"{self._block(0)}LayerNorm_2/scale") else _NAMES
+        self._embedding = shapes[f"{prefix}embedding/kernel"]
+        self._naflex = len(self._embedding) == 2
+        self._layers = _Layers.find(self._where, shapes, prefix, "Transformer")
         # Before it had a module of its own, the MAP head's parts lay beside the blocks.
         self._map = next((where for where in ("MAPHead_0/", "") if self._has(f"{where}probe")), None)
         self._position = next((key for key in _POSITIONS if self._has(key)), None)
-        self._head_key = f"{prefix}{_HEAD[0]}"
+        self.has_head = self._has(_HEAD[0])
 
     def config(self, options: ImportOptions) -> ViTConfig:
         """The configuration that the shapes imply."""
-        embedding = self._shape("embedding/kernel", 2 if self.naflex else 4)
-        query = self._shape(f"{self._block(0)}{self._names.attention}/query/kernel", 4 if self._scan else 3)
-        dense = self._shape(f"{self._block(0)}{self._names.mlp}/Dense_0/kernel", 3 if self._scan else 2)
-        patch_size = math.isqrt(embedding[0] // 3) if self.naflex else embedding[0]
+        embedding = _shape(self._where, self._shapes, self._key("embedding/kernel"), 2 if self._naflex else 4)
+        patch_size = math.isqrt(embedding[0] // 3) if self._naflex else embedding[0]
         pool: Pool = "map" if self._map is not None else "tok" if self._has("cls") else "gap"
-        head = self._shapes.get(self._head_key)
-        resampling: PositionResampling = "naflex" if self.naflex else "big_vision"
+        classes = self._shapes[self._key(_HEAD[0])][-1] if self.has_head else 0
+        resampling: PositionResampling = "naflex" if self._naflex else "big_vision"
         return ViTConfig(
             width=embedding[-1],
-            depth=self._depth,
-            mlp_dim=dense[-1],
-            num_heads=query[-2],
+            depth=self._layers.depth,
+            mlp_dim=self._layers.mlp_dim,
+            num_heads=self._layers.heads[0],
             patch_size=patch_size,
             image_size=self._image_size(patch_size, options),
             pool=pool,
             position_embedding="learn" if self._position else "sincos2d",
             position_resampling=options.position_resampling or resampling,
-            num_classes=options.head_classes(head[-1] if head else 0, head is not None),
+            naflex=self._naflex,
+            num_classes=options.head_classes(classes, self.has_head),
         )
 
     def table(self, model: ViTConfig) -> Table:
         """Our parameters of this tower's keys."""
         width, patch_size = model.width, model.patch_size
+        patch = self._key("embedding/kernel")
         table: Table = {
             "patch_embed.weight": (
-                one(self._key("embedding/kernel"), (3 * patch_size**2, width), partial(_linear_to_conv, patch_size))
-                if self.naflex
-                else one(self._key("embedding/kernel"), (patch_size, patch_size, 3, width), _conv)
+                one(patch, (3 * patch_size**2, width), lambda kernel_PD: linear_to_conv(patch_size, kernel_PD.T))
+                if self._naflex
+                else one(patch, (patch_size, patch_size, 3, width), lambda kernel: kernel.permute(3, 2, 0, 1))
             ),
             "patch_embed.bias": one(self._key("embedding/bias"), (width,)),
             **self._tokens(model),
+            **self._layers.table(),
         }
-        for index in range(model.depth):
-            table |= self._block_rules(model, index)
-        table |= self._norm("norm", "Transformer/encoder_norm", width)
         if model.pool == "map":
-            table |= self._map_rules(model)
+            table |= self._map_head(width)
         if model.num_classes:
             table["head.weight"] = one(self._key(_HEAD[0]), (width, model.num_classes), _transposed)
             table["head.bias"] = one(self._key(_HEAD[1]), (model.num_classes,))
@@ -144,7 +226,7 @@ class _Tower:
         if self._position is None:
             return table
         key = self._key(self._position)
-        if self.naflex:
+        if self._naflex:
             table["pos_embed"] = one(key, (*model.grid, width), lambda pos_YXD: pos_YXD.flatten(0, 1)[None])
         elif model.pool == "tok" and self._shapes[key][1] == tokens + 1:
             # The class token had a position of its own: what is added to it always is added once and for all.
@@ -154,82 +236,33 @@ class _Tower:
             table["pos_embed"] = one(key, (1, tokens, width))
         return table
 
-    def _block_rules(self, model: ViTConfig, index: int) -> Table:
-        ours, theirs, names = f"blocks.{index}", self._block(index), self._names
-        attention = f"{theirs}{names.attention}"
-        table = self._norm(f"{ours}.norm1", f"{theirs}{names.norm1}", model.width, index)
-        table |= self._norm(f"{ours}.norm2", f"{theirs}{names.norm2}", model.width, index)
-        for kind in ("weight", "bias"):
-            parts = [self._projection(attention, name, kind, model, index) for name in ("query", "key", "value")]
-            table[f"{ours}.attn.qkv.{kind}"] = rows(*parts)
-        table |= self._out(f"{ours}.attn.proj", attention, model, index)
-        return table | self._mlp(f"{ours}.mlp", f"{theirs}{names.mlp}", model, index)
-
-    def _map_rules(self, model: ViTConfig) -> Table:
+    def _map_head(self, width: int) -> Table:
         attention = f"{self._map}MultiHeadDotProductAttention_0"
-        table: Table = {"map_head.probe": one(self._key(f"{self._map}probe"), (1, 1, model.width))}
+        table: Table = {"map_head.probe": one(self._key(f"{self._map}probe"), (1, 1, width))}
         for kind in ("weight", "bias"):
-            query, key, value = (self._projection(attention, name, kind, model) for name in ("query", "key", "value"))
+            query, key, value = (
+                self._layers.projection(f"{attention}/{name}", kind) for name in ("query", "key", "value")
+            )
             table[f"map_head.q.{kind}"] = rows(query)
             table[f"map_head.kv.{kind}"] = rows(key, value)
-        table |= self._out("map_head.proj", attention, model)
-        table |= self._norm("map_head.norm", f"{self._map}LayerNorm_0", model.width)
-        return table | self._mlp("map_head.mlp", f"{self._map}MlpBlock_0", model)
-
-    def _projection(self, attention: str, name: str, kind: str, model: ViTConfig, index: int | None = None) -> Part:
-        heads = (model.num_heads, model.head_dim)
-        if kind == "weight":
-            return self._part(f"{attention}/{name}/kernel", (model.width, *heads), _projection_kernel, index)
-        return self._part(f"{attention}/{name}/bias", heads, lambda bias_HK: bias_HK.flatten(), index)
-
-    def _out(self, ours: str, attention: str, model: ViTConfig, index: int | None = None) -> Table:
-        shape = (model.num_heads, model.head_dim, model.width)
-        return {
-            f"{ours}.weight": rows(self._part(f"{attention}/out/kernel", shape, _out_kernel, index)),
-            f"{ours}.bias": rows(self._part(f"{attention}/out/bias", (model.width,), same, index)),
-        }
-
-    def _mlp(self, ours: str, theirs: str, model: ViTConfig, index: int | None = None) -> Table:
-        table: Table = {}
-        for layer, shape in enumerate(((model.width, model.mlp_dim), (model.mlp_dim, model.width))):
-            dense, linear = f"{theirs}/Dense_{layer}", f"{ours}.fc{layer + 1}"
-            table[f"{linear}.weight"] = rows(self._part(f"{dense}/kernel", shape, _transposed, index))
-            table[f"{linear}.bias"] = rows(self._part(f"{dense}/bias", shape[1:], same, index))
-        return table
-
-    def _norm(self, ours: str, theirs: str, width: int, index: int | None = None) -> Table:
-        return {
-            f"{ours}.weight": rows(self._part(f"{theirs}/scale", (width,), same, index)),
-            f"{ours}.bias": rows(self._part(f"{theirs}/bias", (width,), same, index)),
-        }
-
-    def _part(self, key: str, shape: Shape, to_ours: Any, index: int | None) -> Part:
-        """A part that is a tensor of its own, or layer `index` of a scan-stacked one."""
-        if self._scan and index is not None:
-            return Part(self._key(key), (self._depth, *shape), lambda stacked: to_ours(stacked[index]))
-        return Part(self._key(key), shape, to_ours)
+        table |= self._layers.out("map_head.proj", attention)
+        table |= self._layers.norm("map_head.norm", f"{self._map}LayerNorm_0")
+        return table | self._layers.mlp("map_head.mlp", f"{self._map}MlpBlock_0")
 
     def _image_size(self, patch_size: int, options: ImportOptions) -> tuple[int, int]:
         if self._position is None:
             if options.image_size is None:
                 raise CheckpointMismatch(
-                    f"{self._path} has no position embedding (sincos2d), so it does not say its image size: "
+                    f"{self._where} has no position embedding (sincos2d), so it does not say its image size: "
                     "give --image-size."
                 )
             return options.image_size
-        shape = self._shape(self._position, 3)
+        shape = _shape(self._where, self._shapes, self._key(self._position), 3)
         tokens = shape[0] * shape[1]
         side = math.isqrt(tokens)
         if side**2 != tokens and not (self._has("cls") and side**2 == tokens - 1):
-            raise CheckpointMismatch(f"{self._path}: the {tokens} positions of {self._position} are no square grid.")
+            raise CheckpointMismatch(f"{self._where}: the {tokens} positions of {self._position} are no square grid.")
         return side * patch_size, side * patch_size
-
-    def _layers(self) -> int:
-        pattern = re.compile(rf"{re.escape(self._prefix)}Transformer/encoderblock_(\d+)/")
-        return len({match.group(1) for key in self._shapes if (match := pattern.match(key))})
-
-    def _block(self, index: int) -> str:
-        return "Transformer/encoderblock/" if self._scan else f"Transformer/encoderblock_{index}/"
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}{key}"
@@ -237,52 +270,52 @@ class _Tower:
     def _has(self, key: str) -> bool:
         return self._key(key) in self._shapes
 
-    def _shape(self, key: str, rank: int | None = None) -> Shape:
-        shape = self._shapes.get(self._key(key))
-        if shape is None:
-            raise CheckpointMismatch(f"{self._path} lacks the key {self._key(key)}.")
-        if rank is not None and len(shape) != rank:
-            raise CheckpointMismatch(f"{self._path} has {self._key(key)} with shape {list(shape)}, not {rank} axes.")
-        return shape
+
+def _shape(where: str, shapes: Mapping[str, Shape], key: str, rank: int) -> Shape:
+    shape = shapes.get(key)
+    if shape is None:
+        raise CheckpointMismatch(f"{where} lacks the key {key}.")
+    if len(shape) != rank or 0 in shape:
+        raise CheckpointMismatch(f"{where} has {key} with shape {list(shape)}, not {rank} axes of at least 1.")
+    return shape
 
 
-def _preprocess(model: ViTConfig, *, naflex: bool, two_towers: bool) -> tuple[Preprocess, str]:
-    """The convention of the evaluations that such files are published with, and a sentence that says so."""
-    if naflex:
-        limit = model.grid[0] * model.grid[1]
-        chosen = Preprocess(
+def _preprocess(model: ViTConfig, two_towers: bool) -> Preprocess:
+    """The frame of the evaluations that such files are published with."""
+    if model.naflex:
+        return Preprocess(
             image_size=model.image_size,
             resize="naflex",
             interpolation="bilinear",
             patch_size=model.patch_size,
-            max_patches=limit,
+            max_patches=model.grid[0] * model.grid[1],
         )
-    elif two_towers:
-        chosen = Preprocess(image_size=model.image_size, resize="squash", interpolation="bilinear")
-    else:
-        # resize_small(256) and central_crop(224)
-        chosen = Preprocess(image_size=model.image_size, resize="crop", crop_fraction=0.875, interpolation="bilinear")
-    return chosen, "the file says nothing about preprocessing: the convention of big_vision's evaluations was chosen"
+    if two_towers:
+        return Preprocess(image_size=model.image_size, resize="squash", interpolation="bilinear")
+    # resize_small(256) and central_crop(224)
+    return Preprocess(image_size=model.image_size, resize="crop", crop_fraction=0.875, interpolation="bilinear")
 
 
-def _text_config(shapes: Mapping[str, Shape], prefix: str) -> dict[str, Any]:
-    """What the shapes say about a text tower."""
-    find = {
-        "vocab_size": ("Embed_0/embedding", 0),
-        "width": ("Embed_0/embedding", 1),
-        "length": ("pos_embedding", 1),
-        "projection": ("head/kernel", 1),
+def _text(shapes: Mapping[str, Shape], prefix: str) -> tuple[dict[str, Shape], dict[str, Any]]:
+    """The keys of the text tower, its layers with the shapes they must have, the loss's scalars; and its sizes."""
+    tower = f"{prefix}txt/"
+    scalars = {key: shapes[key] for scalar in _SCALARS if (key := f"{prefix}{scalar}") in shapes}
+    if not any(key.startswith(tower) for key in shapes):
+        return scalars, {}
+    layers = _Layers.find(tower, shapes, tower, "Encoder_0")
+    embedding = _shape(tower, shapes, f"{tower}Embed_0/embedding", 2)
+    position = _shape(tower, shapes, f"{tower}pos_embedding", 3)
+    # SigLIP's i18n files have no head on the text.
+    head = {key: shapes[key] for name in _HEAD if (key := f"{tower}{name}") in shapes}
+    own = {
+        f"{tower}Embed_0/embedding": (embedding[0], layers.width),
+        f"{tower}pos_embedding": (1, position[1], layers.width),
     }
-    return {name: shapes[f"{prefix}{key}"][axis] for name, (key, axis) in find.items() if f"{prefix}{key}" in shapes}
-
-
-def _conv(kernel_ppCD: Tensor) -> Tensor:
-    return kernel_ppCD.permute(3, 2, 0, 1)
-
-
-def _linear_to_conv(patch_size: int, kernel_PD: Tensor) -> Tensor:
-    """NaFlex embeds flattened patches, in the order (y, x, channel)."""
-    return kernel_PD.T.unflatten(1, (patch_size, patch_size, 3)).permute(0, 3, 1, 2)  # type: ignore[no-untyped-call,no-any-return]
+    sizes = {
+        "vocab_size": embedding[0], "length": position[1], "width": layers.width, "depth": layers.depth,
+        "mlp_dim": layers.mlp_dim, "num_heads": layers.heads[0],
+    }  # fmt: skip
+    return own | head | scalars | keys(layers.table()), sizes
 
 
 def _projection_kernel(kernel_DHK: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +14,15 @@ import safetensors
 import torch
 from torch import Tensor
 
+from sovit.checkpoint import WEIGHTS
 from sovit.convert.rules import Shape
 from sovit.errors import CheckpointMismatch
 from sovit.jsonio import read_json
 
-WEIGHTS: Final = "model.safetensors"
-_INDEX: Final = "model.safetensors.index.json"
+SHARD_INDEX: Final = "model.safetensors.index.json"
+SHARDS: Final = "model-*-of-*.safetensors"
+_ALL_LAYERS: Final = "Transformer/encoderblock/"  # in a key: a scan-stacked array of the image tower
+_NPY_TYPES: Final = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "V2")
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -64,14 +66,14 @@ def safetensors_in(folder: Path) -> SafetensorsFiles:
     """The weights of a hub folder: `model.safetensors`, or the shards its index lists."""
     if (folder / WEIGHTS).is_file():
         return SafetensorsFiles([folder / WEIGHTS])
-    if (folder / _INDEX).is_file():
-        index = read_json(folder / _INDEX)
+    if (folder / SHARD_INDEX).is_file():
+        index = read_json(folder / SHARD_INDEX)
         shards = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-            raise CheckpointMismatch(f"{folder / _INDEX} has no weight_map.")
+        if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+            raise CheckpointMismatch(f"{folder / SHARD_INDEX} has no weight_map.")
         names = sorted(set(shards.values()))
         if any(Path(name).name != name for name in names):
-            raise CheckpointMismatch(f"{folder / _INDEX} lists a shard outside its folder.")
+            raise CheckpointMismatch(f"{folder / SHARD_INDEX} lists a shard outside its folder.")
         return SafetensorsFiles([folder / name for name in names])
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
@@ -86,32 +88,36 @@ class NpzFile:
         self.name = str(path)
         self._path = path
         self._kept: dict[str, Tensor] = {}
+        self._members: dict[str, str] = {}
+        shapes: dict[str, Shape] = {}
         with self._open() as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            self.shapes: Mapping[str, Shape] = {key: self._shape(archive, info) for key, info in members.items()}
+            for info in archive.infolist():
+                key = info.filename.removesuffix(".npy")
+                self._members[key] = info.filename
+                shapes[key] = self._shape(archive, key, info)
+        self.shapes: Mapping[str, Shape] = shapes
 
     def read(self, key: str) -> Tensor:
         """See `Weights.read`."""
         if key in self._kept:
             return self._kept[key]
-        with self._open() as archive, archive.open(f"{key}.npy") as stream:
+        with self._open() as archive, archive.open(self._members[key]) as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
-        if array.dtype.kind == "V":
-            tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        else:
-            tensor = torch.from_numpy(array)
-        if "/encoderblock/" in key:
+            if array.dtype.kind == "V":
+                tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+            else:
+                tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        if _ALL_LAYERS in key:
             self._kept[key] = tensor
         return tensor
 
-    def _shape(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Shape:
-        key = info.filename.removesuffix(".npy")
+    def _shape(self, archive: zipfile.ZipFile, key: str, info: zipfile.ZipInfo) -> Shape:
         with archive.open(info) as stream:
             shape, dtype = _npy_header(stream)
             header_bytes = stream.tell()
         if dtype.hasobject:
             raise CheckpointMismatch(f"{self.name}: {key} is a pickled object; sovit never unpickles.")
-        if dtype.kind not in "fiubV" or (dtype.kind == "V" and dtype.itemsize != 2):
+        if f"{dtype.kind}{dtype.itemsize}" not in _NPY_TYPES:
             raise CheckpointMismatch(f"{self.name}: {key} holds {dtype}, which is no kind of number we know.")
         # An array is allocated by its header: a lie there must not take the machine's memory.
         if header_bytes + math.prod(shape) * dtype.itemsize != info.file_size:
@@ -120,13 +126,16 @@ class NpzFile:
 
     @contextmanager
     def _open(self) -> Iterator[zipfile.ZipFile]:
+        if not self._path.exists():
+            raise CheckpointMismatch(f"{self.name} is missing.")
         try:
             with zipfile.ZipFile(self._path) as archive:
                 yield archive
-        except FileNotFoundError as error:
-            raise CheckpointMismatch(f"{self.name} is missing.") from error
-        # Damage shows in the archive, in its compression or in an array's header, each with an error of its own.
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError) as error:
+        except CheckpointMismatch:
+            raise
+        # Damage shows in the archive, in one of its compressions or in an array's header, which is parsed as Python:
+        # each raises errors of its own, and there is no common base.
+        except Exception as error:
             raise CheckpointMismatch(f"{self.name} is truncated, damaged or no npz file.") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sovit.config import PositionResampling
-from sovit.convert.rules import Table, Weights
+from sovit.convert.rules import Shape, Table, Weights
 from sovit.errors import ConfigError
 from sovit.preprocess import Interpolation, Preprocess, ResizeRule
 from sovit.spec import ModelSpec, Score
@@ -41,16 +41,20 @@ class ImportOptions:
         """Outputs the source's own head must have; 0 when it has none or it is dropped."""
         if self.drop_head:
             return 0
-        if self.num_classes is not None:
-            return self.num_classes if in_file else 0
-        return declared
+        return self.num_classes if self.num_classes is not None and (declared or in_file) else declared
+
+    def names(self, classes: int, found: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the source's own classes: the user's where there are any, else those found."""
+        return self.labels if self.labels is not None and classes else found
 
     def preprocess(self, found: Preprocess) -> Preprocess:
-        """The source's preprocessing with the user's choices in its place."""
+        """The source's preprocessing with the user's choices in its place.
+
+        Another resize rule brings its own frame: without a `crop_fraction` beside it, nothing is cropped.
+        """
         chosen = {name: getattr(self, name) for name in ("resize", "crop_fraction", "interpolation")}
-        if self.resize is not None and self.resize != "naflex" and found.resize == "naflex":
-            chosen |= {"patch_size": None, "max_patches": None}
-            found = replace(found, resize=self.resize, patch_size=None, max_patches=None)
+        if self.resize not in (None, found.resize):
+            found = replace(found, resize=self.resize, crop_fraction=1.0, patch_size=None, max_patches=None)
         return replace(found, **{name: value for name, value in chosen.items() if value is not None})
 
 
@@ -59,8 +63,8 @@ class Foreign:
     """A foreign checkpoint, described.
 
     `table` makes our parameters of its keys; `ignored` are keys that no parameter needs; `text` are those of a text
-    tower, kept as they are beside `text_config` and the tokenizer's `files`. `notes` are choices made where the source
-    says nothing, for the user to read.
+    tower, with their shapes, kept as they are beside `text_config` and the tokenizer's `files`. `silent` are fields of
+    the preprocessing that the source says nothing about, `notes` other things to tell the user.
     """
 
     layout: str
@@ -68,7 +72,8 @@ class Foreign:
     spec: ModelSpec
     table: Table
     ignored: frozenset[str] = frozenset()
-    text: tuple[str, ...] = ()
+    text: Mapping[str, Shape] = field(default_factory=dict)
     text_config: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    silent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -10,16 +10,14 @@ import re
 from pathlib import Path
 from typing import Final
 
+from sovit.checkpoint import WEIGHTS
+from sovit.convert.files import SHARD_INDEX, SHARDS
+from sovit.convert.transformers import PROCESSOR_CONFIGS, TOKENIZER_FILES
 from sovit.errors import CheckpointMismatch, ConfigError, MissingDependency, ServiceError
 
 PREFIX: Final = "hf:"
 _SOURCE: Final = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
-_FILES: Final = (
-    "config.json", "preprocessor_config.json", "processor_config.json", "model.safetensors",
-    "model.safetensors.index.json", "model-*-of-*.safetensors", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt",
-    "merges.txt",
-)  # fmt: skip
+_FILES: Final = ("config.json", *PROCESSOR_CONFIGS, WEIGHTS, SHARD_INDEX, SHARDS, *TOKENIZER_FILES)
 
 
 def fetch(source: str) -> tuple[Path, str]:
@@ -36,7 +34,13 @@ def fetch(source: str) -> tuple[Path, str]:
         raise MissingDependency("hf: sources need huggingface_hub: pip install 'sovit[convert]'.") from error
     revision = match["revision"]
     try:
-        folder = Path(snapshot_download(match["repo"], revision=revision, allow_patterns=list(_FILES)))
+        folder = Path(
+            snapshot_download(
+                match["repo"],
+                revision=revision,
+                allow_patterns=list(_FILES),
+            )
+        )
     except errors.GatedRepoError as error:
         raise ConfigError(f"{source} is gated: accept its terms on the hub and log in with `hf auth login`.") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
@@ -45,8 +49,9 @@ def fetch(source: str) -> tuple[Path, str]:
         raise ConfigError(f"{source}: the hub has no revision {revision!r} of it.") from error
     except errors.LocalEntryNotFoundError as error:
         raise ServiceError(f"{source} is not in the local cache, and the hub cannot be reached.") from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        first_line = str(error).strip().split("\n")[0]
+    # What its HTTP client raises when a connection breaks has no base of the hub's own.
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ServiceError(f"{source} could not be fetched from the hub: {first_line}.") from error
     if not any(folder.glob("*.safetensors")):
         raise CheckpointMismatch(f"{source} has no model.safetensors; sovit takes no pickled weights.")

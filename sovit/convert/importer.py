@@ -4,7 +4,7 @@
     sovit convert hf:timm/vit_so150m2_patch16_reg1_gap_256.sbb_e200_in12k_ft_in1k --to runs/so150m2
 
 Three steps: describe (keys and shapes only), check (every key accounted for), fill and write. Weights keep the type
-they have in the source, and safetensors are mapped, not read.
+they have in the source, but where something is added to them or they are resampled; safetensors are mapped, not read.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from sovit.checkpoint import CONFIG, TEXT_CONFIG, TEXT_WEIGHTS, is_ours, write_c
 from sovit.convert import big_vision, hub, timm, transformers
 from sovit.convert.files import refuse_pickles
 from sovit.convert.foreign import Foreign, ImportOptions
-from sovit.convert.rules import check, fill
+from sovit.convert.rules import check, fill, keys
 from sovit.errors import CheckpointMismatch, ConfigError
+from sovit.folder import check_replaceable
 from sovit.jsonio import read_json, write_json
 from sovit.labels import numbered
 from sovit.position import resample_position_embedding
@@ -49,14 +50,15 @@ def import_checkpoint(source: str | Path, folder: str | Path, options: ImportOpt
     `ServiceError` when the hub cannot be reached.
     """
     options = options or ImportOptions()
+    folder = Path(folder)
+    check_replaceable(folder, "checkpoint", is_ours)
     path, provenance = _locate(str(source))
+    if path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{folder} holds the source, and would be replaced: choose another folder.")
     foreign = _describe(path, options)
-    if Path(folder).resolve() == path.resolve():
-        raise ConfigError(f"{folder} is the source itself; choose another folder.")
-    table = foreign.table
-    check(table, foreign.weights, foreign.ignored | set(foreign.text))
+    check(keys(foreign.table) | dict(foreign.text), foreign.weights, foreign.ignored)
     spec, notes = _chosen(foreign, options)
-    tensors = dict(fill(table, foreign.weights))
+    tensors = dict(fill(foreign.table, foreign.weights))
     if "pos_embed" in tensors:
         tensors["pos_embed"] = resample_position_embedding(
             tensors["pos_embed"], foreign.spec.model.grid, spec.model.grid, spec.model.position_resampling
@@ -65,9 +67,9 @@ def import_checkpoint(source: str | Path, folder: str | Path, options: ImportOpt
         tensors["head.weight"] = torch.zeros(spec.model.num_classes, spec.model.width)
         tensors["head.bias"] = torch.zeros(spec.model.num_classes)
     provenance |= {"layout": foreign.layout, "image_size": list(foreign.spec.model.image_size)}
-    with write_checkpoint(Path(folder), tensors, spec, provenance) as aside:
+    with write_checkpoint(folder, tensors, spec, provenance) as aside:
         _keep_text(foreign, aside)
-    return Imported(Path(folder), foreign.layout, spec, len(foreign.text), (*foreign.notes, *notes))
+    return Imported(folder, foreign.layout, spec, len(foreign.text), (*foreign.notes, *notes))
 
 
 def _locate(source: str) -> tuple[Path, dict[str, Any]]:
@@ -109,18 +111,23 @@ def _describe(path: Path, options: ImportOptions) -> Foreign:
 
 
 def _chosen(foreign: Foreign, options: ImportOptions) -> tuple[ModelSpec, list[str]]:
-    """The source's spec with the user's choices in it, and what to tell about a new head."""
+    """The source's spec with the user's choices in it, and what to tell about choices that nobody made."""
     spec, notes = foreign.spec, []
     model, labels = spec.model, spec.labels
     if options.num_classes is not None and not model.num_classes:
         model, labels = replace(model, num_classes=options.num_classes), numbered(options.num_classes)
         notes.append(f"a new head of {options.num_classes} classes starts at zero: it must be trained before use")
-    if options.labels is not None:
-        labels = options.labels
+    preprocess = options.preprocess(spec.preprocess)
+    silent = [name for name in foreign.silent if getattr(options, name, None) is None]
+    if options.resize is not None:
+        silent = [name for name in silent if name != "crop_fraction"]
+    if silent:
+        values = ", ".join(f"{name.replace('_', '-')} {getattr(preprocess, name)}" for name in silent)
+        notes.append(f"the source says nothing about part of the preprocessing; taken by default: {values}")
     spec = ModelSpec(
-        model=model,
-        preprocess=options.preprocess(spec.preprocess),
-        labels=labels,
+        model=replace(model, naflex=preprocess.resize == "naflex"),
+        preprocess=preprocess,
+        labels=labels if options.labels is None else options.labels,
         score=options.score or spec.score,
     )
     return (spec.at(options.image_size) if options.image_size else spec), notes

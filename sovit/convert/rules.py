@@ -69,15 +69,24 @@ def columns(*parts: Part) -> Rule:
     return Rule(parts, lambda tensors: torch.cat(tensors, dim=1))
 
 
+def linear_to_conv(patch_size: int, kernel_DP: Tensor) -> Tensor:
+    """NaFlex embeds flattened patches, in the order (y, x, channel), by a matrix: as a convolution's kernel."""
+    return kernel_DP.unflatten(1, (patch_size, patch_size, 3)).permute(0, 3, 1, 2)  # type: ignore[no-untyped-call,no-any-return]
+
+
 def plus(first: Rule, second: Part) -> Rule:
     """The sum of a target and one more part; in float32, so that nothing is rounded where a file holds bfloat16."""
     return Rule((*first.parts, second), lambda tensors: first.join(tensors[:-1]).float() + tensors[-1].float())
 
 
-def check(table: Table, weights: Weights, ignored: Collection[str]) -> None:
-    """Raise `CheckpointMismatch` unless table and ignored keys account for all of the file, shapes included."""
+def keys(table: Table) -> dict[str, Shape]:
+    """The source keys of a table with their shapes."""
+    return {part.key: part.shape for rule in table.values() for part in rule.parts}
+
+
+def check(wanted: Mapping[str, Shape], weights: Weights, ignored: Collection[str]) -> None:
+    """Raise `CheckpointMismatch` unless wanted and ignored keys account for all of the file, shapes included."""
     found = weights.shapes
-    wanted = {part.key: part.shape for rule in table.values() for part in rule.parts}
     missing = [f"lacks the key {key} {list(shape)}" for key, shape in wanted.items() if key not in found]
     misshapen = [
         f"has {key} with shape {list(found[key])}, this model needs {list(shape)}"
@@ -91,12 +100,12 @@ def check(table: Table, weights: Weights, ignored: Collection[str]) -> None:
     ]
     problems = misshapen + missing + unexpected
     if problems:
-        more = f" ({len(problems) - 1} more of the kind)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1} more keys do not fit)" if len(problems) > 1 else ""
         raise CheckpointMismatch(f"{weights.name} {problems[0]}{more}.")
 
 
 def fill(table: Table, weights: Weights) -> Iterator[tuple[str, Tensor]]:
-    """Every target of a checked table with its tensor, contiguous, in the source's type."""
+    """Every target of a checked table with its tensor, contiguous; in the source's type, but sums in float32."""
     for target, rule in table.items():
         tensors = [part.to_ours(_floats(weights, part.key)) for part in rule.parts]
         yield target, rule.join(tensors).contiguous()

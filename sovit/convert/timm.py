@@ -187,16 +187,22 @@ def describe(folder: Path, config: Mapping[str, Any], options: ImportOptions, we
         mean=pretrained.mean,
         std=pretrained.std,
     )
-    silent = [name for name in ("interpolation", "mean", "std", "crop_pct") if name not in data]
-    notes = [f"the config says nothing about {', '.join(silent)}: timm's defaults were taken"] if silent else []
-    labels, label_note = _labels(pretrained, classes, options, where)
+    names = {"interpolation": "interpolation", "crop_fraction": "crop_pct", "mean": "mean", "std": "std"}
+    labels, notes = _labels(pretrained, classes, options, where)
+    pool = config.get("global_pool", architecture.global_pool)
+    if pool != architecture.global_pool:
+        notes.append(
+            f"the config's global_pool {pool!r} is not what timm builds for this name, {architecture.global_pool!r}; "
+            "timm goes by the name, and so does this import"
+        )
     return Foreign(
         layout="timm",
         weights=files,
-        spec=ModelSpec(model=model, preprocess=preprocess, labels=labels),
+        spec=ModelSpec(model=model, preprocess=preprocess, labels=options.names(classes, labels)),
         table=_table(model, architecture),
         ignored=frozenset({"head.weight", "head.bias"} if options.drop_head else ()),
-        notes=tuple(notes + label_note),
+        silent=tuple(ours for ours, theirs in names.items() if theirs not in data),
+        notes=tuple(notes),
     )
 
 
@@ -253,7 +259,7 @@ def _model(architecture: Architecture, image_size: tuple[int, int], classes: int
         # A class token that no pooling looks at is one more register.
         registers=architecture.reg_tokens + (architecture.class_token and pool != "tok"),
         qkv_bias=architecture.qkv_bias,
-        layer_scale=architecture.init_values is not None,
+        layer_scale=bool(architecture.init_values),
         fc_norm=fc_norm,
         position_resampling=options.position_resampling or "timm",
         num_classes=classes,
@@ -332,6 +338,12 @@ def _labels(
     """Names of the classes, and what to tell about them."""
     names = pretrained.label_names
     if isinstance(names, dict):  # by index, where there are gaps
+        unknown = names.keys() - {str(index) for index in range(classes)}
+        if unknown and options.labels is None and classes:
+            raise CheckpointMismatch(
+                f"{where}: label_names names class {min(unknown)!r}, the head has the classes 0 to {classes - 1}; "
+                "give --labels FILE with one name a line."
+            )
         names = tuple(names.get(str(index), f"class {index}") for index in range(classes))
     if names and classes and options.labels is None:
         if len(names) != classes or len(set(names)) != classes:

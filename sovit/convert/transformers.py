@@ -15,22 +15,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict
-from torch import Tensor
 
 from sovit.config import Gelu, ViTConfig
 from sovit.convert.files import SafetensorsFiles, safetensors_in
 from sovit.convert.foreign import Foreign, ImportOptions
-from sovit.convert.rules import Part, Shape, Table, one, rows
+from sovit.convert.rules import Part, Shape, Table, keys, linear_to_conv, one, rows
 from sovit.errors import CheckpointMismatch
-from sovit.jsonio import from_dict, read_json
+from sovit.jsonio import STRICT, from_dict, read_json
 from sovit.labels import numbered
 from sovit.preprocess import Preprocess
-from sovit.spec import ModelSpec
+from sovit.spec import ModelSpec, Score
 
 MODEL_TYPES: Final = ("siglip", "siglip_vision_model", "siglip2", "siglip2_vision_model")
 _PREFIXES: Final = ("vision_model.", "vision_model.vision_model.", "")
 _SCALARS: Final = ("logit_scale", "logit_bias")
-_TOKENIZER: Final = (
+TOKENIZER_FILES: Final = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "spiece.model",
     "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
@@ -38,15 +37,35 @@ _GELUS: Final[dict[str, Gelu]] = {
     "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu": "erf", "gelu_python": "erf",
 }  # fmt: skip
 _FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
+PROCESSOR_CONFIGS: Final = ("preprocessor_config.json", "processor_config.json")
 _DEFAULT_CLASSES: Final = 2
-_OTHER_FIELDS: Final = ConfigDict(extra="ignore")
+_STATED_SIZE: Final = 224  # an image processor's, where it states none
+_CLASSIFIERS: Final = {"SiglipForImageClassification", "Siglip2ForImageClassification"}
+# Fields of a config that change nothing about what a model computes; any other that is unknown is refused.
+_NEUTRAL: Final = frozenset(
+    {
+        "model_type", "architectures", "attention_dropout", "initializer_factor", "initializer_range", "dtype",
+        "torch_dtype", "transformers_version", "_name_or_path", "id2label", "label2id", "num_labels", "problem_type",
+        "output_attentions", "output_hidden_states", "return_dict", "use_cache", "tie_word_embeddings", "is_decoder",
+        "chunk_size_feed_forward", "_attn_implementation_autoset", "pad_token_id", "bos_token_id", "eos_token_id",
+    }
+)  # fmt: skip
+_PROCESSOR_NEUTRAL: Final = frozenset(
+    {
+        "processor_class", "feature_extractor_type", "data_format", "input_data_format", "return_tensors", "device",
+        "do_convert_rgb", "default_to_square", "crop_size", "disable_grouping", "_valid_processor_keys",
+    }
+)  # fmt: skip
+_PROCESSORS: Final = tuple(
+    f"{name}{kind}" for name in ("SiglipImageProcessor", "Siglip2ImageProcessor") for kind in ("", "Fast", "Pil")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """`vision_config` with the defaults of its class; `num_patches` is NaFlex's in place of `image_size`."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _OTHER_FIELDS
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -62,10 +81,24 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """`text_config` with the defaults of its class: it says which tensors the text tower must have."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    vocab_size: int = 32000
+    max_position_embeddings: int = 64
+    projection_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageSize:
     """`size` of an image processor."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _OTHER_FIELDS
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     height: int
     width: int
@@ -75,9 +108,10 @@ class ImageSize:
 class ImageProcessor:
     """An image processor's config, with the defaults of its class; a value that sovit cannot follow is refused."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _OTHER_FIELDS
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    size: ImageSize | int | None = None
+    image_processor_type: str = _PROCESSORS[0]
+    size: ImageSize | int = _STATED_SIZE
     resample: int | None = None
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -100,31 +134,49 @@ def describe(folder: Path, config: Mapping[str, Any], options: ImportOptions, we
         )
     naflex = config["model_type"].startswith("siglip2")
     alone = config["model_type"].endswith("_vision_model")
-    vision = from_dict(VisionConfig, _without_null(config if alone else config.get("vision_config", {})), where)
+    vision = from_dict(
+        VisionConfig,
+        _without(_NEUTRAL, config if alone else config.get("vision_config", {})),
+        f"{where}: vision_config",
+    )
     files = SafetensorsFiles([weights]) if weights else safetensors_in(folder)
-    classifier = any(str(name).endswith("ForImageClassification") for name in config.get("architectures") or ())
-    labels = _labels(config, where) if classifier else ()
+    classifier = _is_classifier(config, files.shapes, where)
+    labels, score = _labels(config, where) if classifier else ((), "softmax")
     classes = options.head_classes(len(labels), "classifier.weight" in files.shapes)
     model = _model(vision, naflex, classifier, classes, options, where)
-    preprocess, note = _preprocess(folder, model, naflex)
+    preprocess, silent = _preprocess(folder, model, naflex)
     prefix = next((p for p in _PREFIXES if f"{p}embeddings.patch_embedding.weight" in files.shapes), _PREFIXES[0])
     # The classifier averages the tokens: it has a pooling head and does not use it.
-    unused = [key for key in files.shapes if classifier and key.startswith(f"{prefix}head.")]
+    pooling_head = keys(_map_head(f"{prefix}head", model.width, model.mlp_dim)) if classifier else {}
     counters = [key for key in files.shapes if key.endswith("embeddings.position_ids")]  # 0, 1, 2...; in old files
     dropped = ["classifier.weight", "classifier.bias"] if options.drop_head else []
+    has_text = any(key.startswith("text_model.") for key in files.shapes)
+    names = labels if len(labels) == classes else numbered(classes)
     return Foreign(
         layout="transformers",
         weights=files,
-        spec=ModelSpec(
-            model=model, preprocess=preprocess, labels=labels if len(labels) == classes else numbered(classes)
-        ),
+        spec=ModelSpec(model=model, preprocess=preprocess, labels=options.names(classes, names), score=score),
         table=_table(model, prefix, naflex),
-        ignored=frozenset(unused + counters + dropped),
-        text=tuple(key for key in files.shapes if key.startswith("text_model.") or key in _SCALARS),
+        ignored=frozenset([*(key for key in pooling_head if key in files.shapes), *counters, *dropped]),
+        text=_text(config, files.shapes, where) if has_text else {},
         text_config=config.get("text_config") or {},
-        files=tuple(folder / name for name in _TOKENIZER if (folder / name).is_file()),
-        notes=(note,) if note else (),
+        files=tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file()) if has_text else (),
+        silent=silent,
     )
+
+
+def _is_classifier(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> bool:
+    """Whether this is `SiglipForImageClassification`, which pools otherwise; name and weights must agree."""
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointMismatch(f"{where}: architectures is no list of names.")
+    in_file = "classifier.weight" in shapes
+    if names and in_file != bool(_CLASSIFIERS & set(names)):
+        raise CheckpointMismatch(
+            f"{where}: architectures is {', '.join(names)}, and the weights {'have a' if in_file else 'lack the'} "
+            "classifier.weight."
+        )
+    return in_file
 
 
 def _model(
@@ -144,6 +196,7 @@ def _model(
         gelu=_GELUS[vision.hidden_act],
         layer_norm_eps=vision.layer_norm_eps,
         position_resampling=options.position_resampling or ("naflex" if naflex else "transformers"),
+        naflex=naflex,
         num_classes=classes,
     )
 
@@ -155,7 +208,7 @@ def _table(model: ViTConfig, prefix: str, naflex: bool) -> Table:
     patch = f"{embeddings}.patch_embedding.weight"
     table: Table = {
         "patch_embed.weight": (
-            one(patch, (width, 3 * patch_size**2), partial(_linear_to_conv, patch_size))
+            one(patch, (width, 3 * patch_size**2), partial(linear_to_conv, patch_size))
             if naflex
             else one(patch, (width, 3, patch_size, patch_size))
         ),
@@ -205,21 +258,44 @@ def _layer(ours: str, theirs: str, shape: Shape) -> Table:
     return {f"{ours}.weight": one(f"{theirs}.weight", shape), f"{ours}.bias": one(f"{theirs}.bias", shape[:1])}
 
 
-def _linear_to_conv(patch_size: int, kernel_DP: Tensor) -> Tensor:
-    """NaFlex embeds flattened patches, in the order (y, x, channel)."""
-    return kernel_DP.unflatten(1, (patch_size, patch_size, 3)).permute(0, 3, 1, 2)  # type: ignore[no-untyped-call,no-any-return]
+def _text(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> dict[str, Shape]:
+    """The keys a text tower must have, with their shapes, and the scalars of the loss."""
+    text = from_dict(TextConfig, _without(frozenset(), config.get("text_config", {})), f"{where}: text_config")
+    width, mlp_dim = text.hidden_size, text.intermediate_size
+    table: Table = {}
+    for index in range(text.num_hidden_layers):
+        layer = f"text_model.encoder.layers.{index}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            table |= _layer(f"{layer}.{name}", f"{layer}.self_attn.{name}", (width, width))
+        for name, shape in (
+            ("layer_norm1", (width,)), ("layer_norm2", (width,)), ("mlp.fc1", (mlp_dim, width)),
+            ("mlp.fc2", (width, mlp_dim)),
+        ):  # fmt: skip
+            table |= _layer(f"{layer}.{name}", f"{layer}.{name}", shape)
+    table |= _layer("norm", "text_model.final_layer_norm", (width,))
+    table |= _layer("head", "text_model.head", (text.projection_size or width, width))
+    return {
+        "text_model.embeddings.token_embedding.weight": (text.vocab_size, width),
+        "text_model.embeddings.position_embedding.weight": (text.max_position_embeddings, width),
+        **keys(table),
+        **{name: shapes.get(name, (1,)) for name in _SCALARS},
+    }
 
 
-def _preprocess(folder: Path, model: ViTConfig, naflex: bool) -> tuple[Preprocess, str]:
-    """What the image processor's config says, and a note where there is none."""
+def _preprocess(folder: Path, model: ViTConfig, naflex: bool) -> tuple[Preprocess, tuple[str, ...]]:
+    """What the image processor's config says, and the fields it is silent about because there is none."""
     data, where = _processor_config(folder)
-    found = from_dict(ImageProcessor, _without_null(data), where)
+    found = from_dict(ImageProcessor, _without(_PROCESSOR_NEUTRAL, data), where)
+    if found.image_processor_type not in _PROCESSORS:
+        raise CheckpointMismatch(
+            f"{where}: image_processor_type is {found.image_processor_type}, sovit knows {', '.join(_PROCESSORS)}."
+        )
     if abs(found.rescale_factor * 255 - 1) > 1e-6:
         raise CheckpointMismatch(f"{where}: rescale_factor is {found.rescale_factor}, sovit knows 1/255.")
     if found.resample is not None and not 0 <= found.resample < len(_FILTERS):
         raise CheckpointMismatch(f"{where}: resample is {found.resample}, no number of a filter of Pillow's.")
-    size = found.size
-    if size is not None and not naflex:
+    if data and not naflex:
+        size = found.size
         sides = (size, size) if isinstance(size, int) else (size.height, size.width)
         if sides != model.image_size:
             raise CheckpointMismatch(
@@ -238,13 +314,14 @@ def _preprocess(folder: Path, model: ViTConfig, naflex: bool) -> tuple[Preproces
             "patch_size": found.patch_size or model.patch_size,
             "max_patches": found.max_num_patches,
         }
-    note = "" if data else "there is no preprocessor_config.json: the defaults of transformers' class were taken"
-    return from_dict(Preprocess, chosen, where), note
+    # With no config at all every value is the default of the class, as transformers itself would take it.
+    silent = ("resize", "interpolation", "mean", "std", *(["max_patches"] if naflex else []))
+    return from_dict(Preprocess, chosen, where), () if data else silent
 
 
 def _processor_config(folder: Path) -> tuple[dict[str, Any], str]:
     """The image processor's config: a file of its own, or a part of the processor's."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    for name in PROCESSOR_CONFIGS:
         if (folder / name).is_file():
             data = read_json(folder / name)
             data = data.get("image_processor", data) if isinstance(data, dict) else None
@@ -254,15 +331,23 @@ def _processor_config(folder: Path) -> tuple[dict[str, Any], str]:
     return {}, f"{folder}"
 
 
-def _without_null(data: Any) -> Any:
-    """Null in a config means the default."""
-    return {name: value for name, value in data.items() if value is not None} if isinstance(data, Mapping) else data
+def _without(neutral: frozenset[str], data: Any) -> Any:
+    """A config's fields without those that change nothing; null means the default."""
+    if not isinstance(data, Mapping):
+        return data
+    return {name: value for name, value in data.items() if value is not None and name not in neutral}
 
 
-def _labels(config: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _labels(config: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], Score]:
+    """Names of the classes, and what transformers' own pipeline makes scores with."""
+    problem = config.get("problem_type")
+    if problem not in (None, "single_label_classification", "multi_label_classification"):
+        raise CheckpointMismatch(f"{where}: problem_type is {problem!r}; sovit takes classifiers.")
     names = config.get("id2label")
     if names is None:
-        return numbered(_DEFAULT_CLASSES)
-    if not isinstance(names, Mapping) or set(names) != {str(index) for index in range(len(names))}:
+        labels = numbered(_DEFAULT_CLASSES)
+    elif isinstance(names, Mapping) and set(names) == {str(index) for index in range(len(names))}:
+        labels = tuple(str(names[str(index)]) for index in range(len(names)))
+    else:
         raise CheckpointMismatch(f"{where}: id2label does not name the classes 0 to N-1.")
-    return tuple(str(names[str(index)]) for index in range(len(names)))
+    return labels, "sigmoid" if problem == "multi_label_classification" or len(labels) == 1 else "softmax"
