@@ -117,6 +117,16 @@ class Artifact:
         return images, tensors
 
 
+def own_files(folder: Path) -> tuple[str, ...] | None:
+    """The names of the files of an artifact; None for any other folder."""
+    try:
+        data = read_json(folder / MANIFEST)
+    except ConfigError:
+        return None
+    files = data.get("files") if isinstance(data, dict) and "schema_version" in data else None
+    return (MANIFEST, *files) if isinstance(files, dict) else None
+
+
 def is_artifact(folder: Path) -> bool:
     """Whether a folder looks like an artifact."""
     return (folder / MANIFEST).is_file()
@@ -148,7 +158,7 @@ def open_artifact(folder: str | Path) -> Artifact:
 @contextmanager
 def write_artifact(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes the artifact when the block ends without an error."""
-    with replace_folder(folder, "artifact", is_artifact) as aside:
+    with replace_folder(folder, "artifact", own_files) as aside:
         yield aside
 
 

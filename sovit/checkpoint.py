@@ -29,6 +29,10 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 TEXT_WEIGHTS: Final = "text.safetensors"
 TEXT_CONFIG: Final = "text_config.json"
+TOKENIZER_FILES: Final = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "spiece.model",
+    "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +50,16 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def is_ours(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint that sovit wrote."""
+def own_files(folder: Path) -> tuple[str, ...] | None:
+    """The names of the files of a checkpoint that sovit wrote; None for any other folder."""
     try:
         data = read_json(folder / CONFIG)
     except ConfigError:
-        return False
-    known = {"schema_version", "model", "preprocess", "provenance"}
-    return isinstance(data, dict) and known <= data.keys() and (folder / WEIGHTS).is_file()
+        return None
+    fields = {"schema_version", "model", "preprocess", "provenance"}
+    if not isinstance(data, dict) or not fields <= data.keys() or not (folder / WEIGHTS).is_file():
+        return None
+    return (CONFIG, WEIGHTS, TEXT_WEIGHTS, TEXT_CONFIG, *TOKENIZER_FILES)
 
 
 def save_checkpoint(folder: Path, model: ViT, spec: ModelSpec, provenance: dict[str, Any]) -> None:
@@ -73,7 +79,7 @@ def write_checkpoint(
     config = CheckpointConfig(
         model=spec.model, preprocess=spec.preprocess, labels=spec.labels, score=spec.score, provenance=provenance
     )
-    with replace_folder(folder, "checkpoint", is_ours) as aside:
+    with replace_folder(folder, "checkpoint", own_files) as aside:
         save_file(dict(tensors), aside / WEIGHTS, metadata={"format": "pt"})
         write_json(aside / CONFIG, to_dict(config))
         yield aside

@@ -386,7 +386,7 @@ def _print(result: Result, *, as_json: bool) -> None:
     else:
         from rich.console import Console
 
-        Console().print(result.text)
+        Console(highlight=False).print(result.text)
     sys.stdout.flush()
 
 

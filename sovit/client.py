@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sovit.decode import ImageSource
-from sovit.errors import DeadlineExceeded, InvalidImage, ServiceError, SoViTError, TooLarge, UnsupportedImage
+from sovit.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    InvalidImage,
+    ServiceError,
+    SoViTError,
+    TooLarge,
+    UnsupportedImage,
+)
 from sovit.predict import DEFAULT_TOP_K, Classification, Prediction
 
 _ERRORS: Final[dict[int, type[SoViTError]]] = {
@@ -27,7 +35,10 @@ class Client:
     def __init__(self, url: str, *, timeout_seconds: float = 60.0) -> None:
         self.url = url.rstrip("/")
         # No proxy from the environment: what is asked for is the service itself.
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds, trust_env=False)
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"{url!r} is no URL: {error}.") from error
 
     def __enter__(self) -> Client:
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import ConfigDict
 
@@ -16,6 +16,14 @@ Pool = Literal["map", "gap", "tok"]
 PositionEmbedding = Literal["learn", "sincos2d"]
 Gelu = Literal["erf", "tanh"]
 PositionResampling = Literal["big_vision", "timm", "transformers", "naflex"]
+
+# Far beyond any model; what is over them is a typing error or hostile, and would ask for all of the memory.
+_BOUNDS: Final[dict[str, tuple[int, int]]] = {
+    "width": (1, 65_536), "depth": (1, 1_024), "mlp_dim": (1, 1_048_576), "num_heads": (1, 1_024),
+    "patch_size": (1, 1_024), "registers": (0, 1_024), "num_classes": (0, 1_048_576),
+}  # fmt: skip
+_LARGEST_SIDE: Final = 16_384
+_MOST_PATCHES: Final = 262_144
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +60,14 @@ class ViTConfig:
     num_classes: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
-        if self.num_classes < 0:
-            raise ConfigError(f"num_classes is {self.num_classes}, it must be 0 (no head) or more.")
-        if self.registers < 0:
-            raise ConfigError(f"registers is {self.registers}, it must be 0 or more.")
+        for name, (least, most) in _BOUNDS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must lie in {least}..{most:,}.")
+        if max(self.image_size) > _LARGEST_SIDE or self.grid[0] * self.grid[1] > _MOST_PATCHES:
+            raise ConfigError(
+                f"image_size {self.image_size} at patch_size {self.patch_size} is over the limit of {_LARGEST_SIDE:,} "
+                f"pixels a side and {_MOST_PATCHES:,} patches."
+            )
         if self.width % self.num_heads:
             raise ConfigError(f"width {self.width} does not divide into {self.num_heads} heads.")
         if min(self.image_size) < self.patch_size:

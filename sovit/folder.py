@@ -6,32 +6,37 @@ import ctypes
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from sovit.errors import ConfigError
 
+# The names of the files a folder of this kind may hold, or None for a folder that is none.
+OwnFiles = Callable[[Path], Collection[str] | None]
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 
 
 @contextmanager
-def replace_folder(target: Path, kind: str, is_kind: Callable[[Path], bool]) -> Iterator[Path]:
+def replace_folder(target: Path, kind: str, own_files: OwnFiles) -> Iterator[Path]:
     """Yield an empty folder beside `target` that takes its place when the block ends without an error.
 
-    An existing `target` is replaced only when it is empty or `is_kind` (an older one of the same `kind`), so that a
-    wrong path never costs anybody their files. A kill at any moment leaves either the old or the new folder complete.
+    An existing `target` is replaced only when it is empty or an older one of the same `kind` with no file that is not
+    its own, so that a wrong path never costs anybody their files. A symbolic link is followed. A kill at any moment
+    leaves either the old or the new folder complete.
     """
-    target = Path(os.path.abspath(target))
-    check_replaceable(target, kind, is_kind)
+    target = Path(os.path.realpath(target))
+    check_replaceable(target, kind, own_files)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        aside.chmod(0o755)
+        aside.chmod(0o777 & ~_umask())
         yield aside
-        for path in [*aside.rglob("*"), aside]:
+        for path in aside.iterdir():
+            path.chmod(0o666 & ~_umask())  # some writers leave files that only their owner can read
+        for path in [*aside.iterdir(), aside]:
             _sync(path)
         if target.exists():
             _exchange(aside, target)
@@ -42,10 +47,25 @@ def replace_folder(target: Path, kind: str, is_kind: Callable[[Path], bool]) -> 
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def check_replaceable(target: Path, kind: str, is_kind: Callable[[Path], bool]) -> None:
+def check_replaceable(target: Path, kind: str, own_files: OwnFiles) -> None:
     """Raise `ConfigError` for a place that `replace_folder` would refuse: before the work, not after it."""
-    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or is_kind(target))):
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    known = own_files(target) if target.is_dir() else None
+    if known is None:
         raise ConfigError(f"{target} exists and is no {kind} of sovit's: choose another folder or remove it.")
+    others = sorted(path.name for path in target.iterdir() if path.name not in known)
+    if others:
+        raise ConfigError(
+            f"{target} is an older {kind} and also holds {', '.join(others[:3])}, which would be lost: move it away or "
+            "choose another folder."
+        )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:

@@ -27,13 +27,16 @@ def _adapter(cls: Any) -> TypeAdapter[Any]:
 def explain(error: ValidationError, field_names: tuple[str, ...] = ()) -> str:
     """The first complaint of a validation error as `field: reason`, without the offending value."""
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "__root__")
+    # A union's members stand in the path by their class names, which tell a user nothing.
+    where = ".".join(str(part) for part in first["loc"] if part != "__root__" and not str(part)[:1].isupper())
     reason = {
         "unexpected_keyword_argument": "unknown field",
         "extra_forbidden": "unknown field",
         "missing": "missing",
         "missing_argument": "missing",
         "missing_keyword_only_argument": "missing",
+        "dataclass_type": "must be an object",
+        "dataclass_exact_type": "must be an object",
     }.get(first["type"], first["msg"].removeprefix("Value error, "))
     known = f" (known: {', '.join(field_names)})" if reason == "unknown field" and field_names else ""
     return f"{where}: {reason}{known}" if where else reason
@@ -60,6 +63,8 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} does not exist.") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
+    except (RecursionError, ValueError) as error:  # nested or long numbers beyond what Python reads
+        raise ConfigError(f"{path} cannot be read as JSON: too deeply nested, or too long a number.") from error
 
 
 def write_json(path: Path, data: object) -> None:

@@ -29,12 +29,14 @@ def read_labels(source: str) -> tuple[str, ...]:
     if source == IMAGENET_1K:
         return tuple(imagenet_1k().values())
     try:
-        labels = tuple(Path(source).read_text(encoding="utf-8").splitlines())
+        # Lines end with a line feed: other characters that Python takes for line ends may be part of a name.
+        lines = Path(source).read_text(encoding="utf-8-sig").rstrip("\r\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the labels in {source} cannot be read; give a text file, or {IMAGENET_1K}.") from error
+    labels = tuple(line.strip() for line in lines)
     seen: set[str] = set()
     for number, label in enumerate(labels, 1):
-        if not label.strip():
+        if not label:
             raise ConfigError(f"{source}: line {number} is empty, every class needs a name.")
         if label in seen:
             raise ConfigError(f"{source}: line {number} names {label!r} once more; every class needs its own name.")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sovit.artifact import open_artifact
 from sovit.decode import DecodeLimits, ImageSource
-from sovit.errors import ConfigError
+from sovit.errors import ConfigError, RuntimeFailure
 from sovit.runtime.base import Runtime
 from sovit.runtime.open import open_runtime
 from sovit.spec import ModelSpec, Score
@@ -69,7 +69,10 @@ class Predictor:
             raise ConfigError("pass a list of images, even for one: predictor.classify([image]).")
         for start in range(0, len(images), self.batch_size):
             batch = [self.spec.preprocess(image, self.limits) for image in images[start : start + self.batch_size]]
-            yield self.runtime.run(batch)
+            outputs = self.runtime.run(batch)
+            if not all(np.isfinite(values).all() for values in outputs.values()):
+                raise RuntimeFailure("the model's outputs are not finite: its weights or its preprocessing are broken.")
+            yield outputs
 
 
 def load_artifact(folder: str | Path, *, runtime: str = "onnxruntime", threads: int | None = None) -> Predictor:

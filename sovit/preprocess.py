@@ -23,6 +23,7 @@ from sovit.jsonio import STRICT
 ResizeRule = Literal["squash", "crop", "border", "naflex"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [B, Y, X, C], or [Y, X, C] of different sizes
+_LEAST_CROP: Final = 0.1
 _FILTERS: Final = {name: Image.Resampling[name.upper()] for name in Interpolation.__args__}  # type: ignore[attr-defined]
 
 
@@ -56,10 +57,11 @@ class Preprocess:
     def __post_init__(self) -> None:
         if min(self.image_size) < 1:
             raise ConfigError(f"image_size is {self.image_size}, both sides must be at least 1.")
-        if not 0 < self.crop_fraction <= 1:
-            raise ConfigError(f"crop_fraction is {self.crop_fraction}, it must lie in 0..1.")
-        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
-            raise ConfigError(f"mean {self.mean} and std {self.std} must be finite, and std above 0.")
+        if not _LEAST_CROP <= self.crop_fraction <= 1:
+            raise ConfigError(f"crop_fraction is {self.crop_fraction}, it must lie in {_LEAST_CROP}..1.")
+        # Of pixels in 0..1; the bounds keep typing errors from becoming numbers that are not finite.
+        if not all(abs(value) <= 1e3 for value in self.mean) or not all(1e-3 <= value <= 1e3 for value in self.std):
+            raise ConfigError(f"mean {self.mean} and std {self.std} must lie in -1000..1000 and 0.001..1000.")
         if self.resize == "naflex":
             if not (self.patch_size and self.max_patches and self.patch_size >= 1 and self.max_patches >= 1):
                 raise ConfigError("the resize rule 'naflex' needs a patch_size and max_patches of at least 1.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -46,6 +47,9 @@ class ModelSpec:
         if len(self.labels) != self.model.num_classes:
             raise ConfigError(f"{len(self.labels)} labels do not fit a head of {self.model.num_classes} classes.")
 
+        for index, label in enumerate(self.labels):
+            if not label.strip() or any(unicodedata.category(character) in ("Cc", "Cs") for character in label):
+                raise ConfigError(f"the name of class {index} is empty or has control characters: {label!r}.")
         repeated = next((label for label, count in Counter(self.labels).items() if count > 1), None)
         if repeated is not None:
             raise ConfigError(f"two classes are called {repeated!r}; every class needs its own name (--labels FILE).")

@@ -210,6 +210,43 @@ def test_a_classifiers_unused_head_is_ignored_by_name_only(tmp_path: Path) -> No
     assert "unexpected key vision_model.head.nonsense [2]" in refused(source, tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    source = copied(TIMM, tmp_path)
+    tensors = load_file(TIMM / "model.safetensors")
+    tensors["blocks.1.norm2.bias"][3] = value
+    save_file(tensors, source / "model.safetensors")
+    assert "blocks.1.norm2.bias holds values that are not finite" in refused(source, tmp_path)
+
+
+def test_files_in_an_older_checkpoint_are_not_lost(tmp_path: Path) -> None:
+    import_checkpoint(TIMM, tmp_path / "out")
+    (tmp_path / "out" / "NOTES.md").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"also holds NOTES\.md, which would be lost"):
+        import_checkpoint(SIGLIP, tmp_path / "out")
+    source = tmp_path / "linked"
+    source.mkdir()
+    (source / "config.json").write_text((TIMM / "config.json").read_text())
+    (tmp_path / "out" / "NOTES.md").unlink()
+    shutil.copyfile(TIMM / "model.safetensors", tmp_path / "out" / "model.safetensors")
+    (source / "model.safetensors").symlink_to(tmp_path / "out" / "model.safetensors")
+    with pytest.raises(ConfigError, match="holds the source, and would be replaced"):
+        import_checkpoint(source, tmp_path / "out")
+
+
+def test_scalars_of_the_loss_are_checked(tmp_path: Path) -> None:
+    arrays = npz("siglip_two_towers")
+    np.savez(tmp_path / "x.npz", **arrays | {"params/t": np.zeros(7, np.float32)})  # type: ignore[arg-type]
+    assert "params/t with shape [7], this model needs [1]" in refused(tmp_path / "x.npz", tmp_path)
+    np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays.items() if k != "params/b"})  # type: ignore[arg-type]
+    assert "lacks the key params/b [1]" in refused(tmp_path / "x.npz", tmp_path)
+
+
+def test_a_pipe_in_place_of_a_source_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.npz")
+    assert "is neither a file nor a folder" in refused(tmp_path / "x.npz", tmp_path)
+
+
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     source = copied(TIMM, tmp_path)
     tensors = load_file(TIMM / "model.safetensors")
@@ -235,6 +272,9 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
         (TIMM, lambda c: c.update(num_classes="many"), "num_classes"),
         (TIMM, lambda c: c.update(pretrained_cfg=[1]), "pretrained_cfg"),
         (TIMM, lambda c: c.update(model_args=[1]), "model_args is no object"),
+        (TIMM, lambda c: c["model_args"].update(depth=10**9), "depth is 1000000000"),
+        (TIMM, lambda c: c.update(label_names=["\ud800", *map(str, range(12))]), "class 0 is empty or has control"),
+        (TIMM, lambda c: c.update(label_names=["", *map(str, range(12))]), "class 0 is empty or has control"),
         (TIMM, lambda c: c.update(label_names={"99": "x"}), "label_names names class '99'"),
         (SIGLIP, lambda c: c.update(text_config="x"), "text_config"),
         (SIGLIP, lambda c: c.update(architectures=3), "architectures is no list of names"),
@@ -307,7 +347,7 @@ def test_shards_outside_their_folder_are_refused(tmp_path: Path) -> None:
 def test_a_source_inside_the_folder_it_would_replace_is_kept(tmp_path: Path) -> None:
     import_checkpoint(TIMM, tmp_path / "out")
     inside = Path(shutil.copyfile(MAP_NPZ, tmp_path / "out" / "source.npz"))
-    with pytest.raises(ConfigError, match="holds the source, and would be replaced"):
+    with pytest.raises(ConfigError, match=r"also holds source\.npz, which would be lost"):
         import_checkpoint(inside, tmp_path / "out")
     assert inside.read_bytes() == MAP_NPZ.read_bytes()
 
@@ -377,6 +417,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ([str(TIMM), "--labels", "nowhere.txt"], "the labels in nowhere.txt cannot be read"),
         ([str(TIMM), "--labels", "imagenet-1k"], "1000 labels do not fit a head of 13 classes"),
         ([str(TIMM), "--crop-fraction", "2"], "crop_fraction is 2.0"),
+        ([str(TIMM), "--image-size", "100000"], "over the limit of 16,384 pixels a side"),
+        ([str(TIMM), "--image-size", ""], "image size ''"),
+        ([str(TIMM), "--labels", ""], "the labels in  cannot be read"),
+        ([str(TIMM), "--drop-head", "--num-classes", "999999999999"], "num_classes is 999999999999"),
+        ([str(TIMM), "--crop-fraction", "1e-9"], "crop_fraction is 1e-09"),
         (["hf:onlyname"], "is no hub id"),
         (["hf:../../etc"], "is no hub id"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from sovit.artifact import Artifact
 from sovit.cli import main
@@ -85,8 +87,8 @@ def test_an_image_that_cannot_be_decoded_is_named_and_left_out(
     code, found, errors = run(capsys, str(exported.folder), "--data", str(coloured))
     assert code == 1
     assert found["images"] == 13
-    assert [name for name, *_ in found["per_class"]] == ["ant", "bee", "cat"]
-    assert [images for _, images, *_ in found["per_class"]] == [4, 5, 4]
+    assert [row["name"] for row in found["per_class"]] == ["ant", "bee", "cat"]
+    assert [row["images"] for row in found["per_class"]] == [4, 5, 4]
     assert len(found["failed"]) == 1
     assert "val/bee/9.png: the bytes are no image" in errors
     (coloured / "train" / "ant" / "0.png").write_bytes(b"")
@@ -117,7 +119,7 @@ def test_a_test_class_that_was_not_trained_on_is_listed(coloured: Path, exported
     (coloured / "val" / "dog").mkdir()
     shutil.copyfile(coloured / "val" / "bee" / "0.png", coloured / "val" / "dog" / "0.png")
     train, test = load_dataset(str(coloured), "train"), load_dataset(str(coloured), "test")
-    with pytest.raises(ConfigError, match="classes the model does not know: dog"):
+    with pytest.raises(ConfigError, match="classes that have no training images: dog"):
         evaluate_probe("knn", lambda images, normalize=True: np.zeros((len(images), 2), np.float32), train, test)
 
 
@@ -141,6 +143,46 @@ def test_imagenet_folders_are_scored_by_their_ids() -> None:
     assert (found.top1, found.top5) == (0.5, 1.0)
 
 
+def test_a_model_without_a_head_says_so(coloured: Path) -> None:
+    with pytest.raises(ConfigError, match="has no classification head; evaluate its embeddings with --probe"):
+        evaluate_classifier(lambda images, top_k: [], [], load_dataset(str(coloured), "test"))
+
+
+def test_a_head_of_zeros_is_told_apart_from_a_bad_model() -> None:
+    def classify(images: object, top_k: int) -> list[Classification]:
+        return [Classification((Prediction("a", 0, 0.5), Prediction("b", 1, 0.5)))]
+
+    with pytest.raises(ConfigError, match="its head was never trained"):
+        evaluate_classifier(classify, ["a", "b"], Dataset("x", [b"1"], np.zeros(1, np.int64), ("a",)))
+
+
+def test_outputs_that_are_not_finite_are_no_accuracy(
+    checkpoint: Path, coloured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = load_file(checkpoint / "model.safetensors")
+    save_file({**tensors, "norm.weight": tensors["norm.weight"] * float("nan")}, checkpoint / "model.safetensors")
+    for options in ([], *(["--probe", probe] for probe in PROBES)):
+        code, found, errors = run(capsys, str(checkpoint), "--data", str(coloured), *options)
+        assert (code, found) == (1, {})
+        assert "outputs are not finite" in errors
+
+
+def test_odd_targets_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.npz").write_bytes(b"")
+    for target, message in (("http://[::1", "is no URL"), (str(tmp_path / "x.npz"), "sovit convert")):
+        code, _, errors = run(capsys, target, "--data", "digits")
+        assert code == 2
+        assert message in errors
+
+
+def test_images_are_found_at_any_depth_and_pipes_are_not_waited_for(coloured: Path) -> None:
+    deep = coloured / "val" / "ant" / "a" / "b"
+    deep.mkdir(parents=True)
+    shutil.move(coloured / "val" / "ant" / "0.png", deep / "0.png")
+    os.mkfifo(coloured / "val" / "ant" / "pipe.png")
+    assert len(load_dataset(str(coloured), "test")) == 12
+
+
 def test_one_bad_image_costs_its_batch_nothing() -> None:
     data = Dataset("x", [str(i) for i in range(70)], np.zeros(70, np.int64), ("a",))
 
@@ -159,5 +201,5 @@ def test_no_image_at_all_is_an_error() -> None:
     def classify(images: object, top_k: int) -> list[Classification]:
         raise InvalidImage("it is broken.")
 
-    with pytest.raises(ConfigError, match="none of the 1 images could be decoded"):
+    with pytest.raises(ConfigError, match="none of the 1 images could be decoded; the first, image 0: it is broken"):
         evaluate_classifier(classify, ["a"], Dataset("x", [b"1"], np.zeros(1, np.int64), ("a",)))

@@ -11,7 +11,7 @@ import pytest
 from sovit.errors import ConfigError
 from sovit.folder import replace_folder
 
-MARKED = ("thing", lambda folder: (folder / "marker").is_file())
+MARKED = ("thing", lambda folder: ("marker", "data") if (folder / "marker").is_file() else None)
 
 
 def write(folder: Path, text: str) -> None:
@@ -63,7 +63,7 @@ from sovit.folder import replace_folder
 number = 0
 while True:
     number += 1
-    with replace_folder(Path(sys.argv[1]), "thing", lambda folder: (folder / "marker").is_file()) as aside:
+    with replace_folder(Path(sys.argv[1]), "thing", lambda _: ["marker", "data"]) as aside:
         (aside / "marker").write_text(str(number) * 20_000)
         (aside / "data").write_text(str(number) * 20_000)
     print(number, flush=True)
@@ -83,3 +83,34 @@ def test_kill_9_at_any_moment_leaves_a_complete_folder(tmp_path: Path) -> None:
         marker = (target / "marker").read_text()
         assert marker == (target / "data").read_text()
         assert marker
+
+
+def test_a_file_that_is_not_its_own_is_never_lost(tmp_path: Path) -> None:
+    with replace_folder(tmp_path / "a", *MARKED) as aside:
+        write(aside, "1")
+    (tmp_path / "a" / "NOTES.md").write_text("years of work")
+    with (
+        pytest.raises(ConfigError, match=r"also holds NOTES\.md, which would be lost"),
+        replace_folder(tmp_path / "a", *MARKED),
+    ):
+        pass
+    assert (tmp_path / "a" / "NOTES.md").read_text() == "years of work"
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    with replace_folder(tmp_path / "a", *MARKED) as aside:
+        write(aside, "1")
+    (tmp_path / "current").symlink_to(tmp_path / "a")
+    with replace_folder(tmp_path / "current", *MARKED) as aside:
+        write(aside, "2")
+    assert (tmp_path / "current").is_symlink()
+    assert (tmp_path / "a" / "data").read_text() == "2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "current"]
+
+
+def test_files_can_be_read_as_the_umask_says(tmp_path: Path) -> None:
+    with replace_folder(tmp_path / "a", *MARKED) as aside:
+        write(aside, "1")
+        (aside / "data").chmod(0o600)
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "a" / "data").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -23,6 +23,8 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_text("cat\ndog, the\n")
     assert read_labels(str(path)) == ("cat", "dog, the")
+    path.write_bytes("\ufeffcat\r\n dog\u2028the \r\n".encode())
+    assert read_labels(str(path)) == ("cat", "dog\u2028the")
     assert len(read_labels("imagenet-1k")) == 1000
     for text, message in (("cat\n\ndog", "line 2 is empty"), ("cat\ndog\ncat", "line 3 names 'cat' once more")):
         path.write_text(text)

@@ -16,7 +16,7 @@ from sovit.errors import ConfigError
 from sovit.predict import Classification, Prediction, load_checkpoint
 from train.augment import random_affine
 from train.data import Dataset, load_dataset
-from train.evaluate import evaluate_classifier
+from train.evaluate import ClassResult, evaluate_classifier
 from train.loop import TrainingDiverged, train
 from train.optim import adamw
 from train.recipes import recipe
@@ -179,11 +179,14 @@ def test_accuracy_by_hand() -> None:
     def classify(images: object, top_k: int) -> list[Classification]:
         assert images == [b"a", b"b", b"c"]
         order = [("ant", "bee"), ("ant", "bee"), ("cat", "dog")]
-        return [Classification(tuple(Prediction(label, 0, 0.5) for label in labels)) for labels in order]
+        return [
+            Classification(tuple(Prediction(label, 0, 0.9 - 0.1 * i) for i, label in enumerate(labels)))
+            for labels in order
+        ]
 
     found = evaluate_classifier(classify, ["bee", "ant", "cat", "dog"], dataset)
     assert [found.top1, found.top5] == pytest.approx([1 / 3, 2 / 3])
-    assert found.per_class == (("ant", 1, 1, 1), ("bee", 2, 0, 1))
+    assert found.per_class == (ClassResult("ant", 1, 1, 1), ClassResult("bee", 2, 0, 1))
     with pytest.raises(ConfigError, match="does not know: bee"):
         evaluate_classifier(classify, ["ant"], dataset)
     assert math.isfinite(found.images_per_second)

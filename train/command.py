@@ -70,7 +70,7 @@ def evaluate(arguments: argparse.Namespace) -> Result:
 @contextmanager
 def _opened(target: str) -> Iterator[Predictor | Client]:
     folder = Path(target)
-    if target.startswith(("http://", "https://")):
+    if target.lower().startswith(("http://", "https://")):
         with Client(target) as client:
             yield client
     elif is_artifact(folder) or is_checkpoint(folder):
@@ -80,7 +80,8 @@ def _opened(target: str) -> Iterator[Predictor | Client]:
         finally:
             predictor.close()
     else:
-        raise ConfigError(f"{target} is no checkpoint folder, no artifact folder and no http:// URL.")
+        hint = f" (foreign weights are imported first: sovit convert {target} --to DIR)" if folder.exists() else ""
+        raise ConfigError(f"{target} is no checkpoint folder, no artifact folder and no http:// URL{hint}.")
 
 
 def _result(target: str, found: Evaluation | ProbeResult, table: Any) -> Result:
@@ -96,14 +97,15 @@ def _table(target: str, found: Evaluation) -> Any:
         f"(decoding and the model's run, one batch at a time){_failures(found)}"
     )
     table = Table("class", "images", "top-1", "top-5")
-    for name, images, correct, within in found.per_class:
-        shares = (f"{correct / images:.1%}", f"{within / images:.1%}") if images else ("", "")
-        table.add_row(escape(name), str(images), *shares)
+    for row in found.per_class:
+        shares = (f"{row.top1 / row.images:.1%}", f"{row.top5 / row.images:.1%}") if row.images else ("", "")
+        table.add_row(escape(row.name), str(row.images), *shares)
     return Group(f"{escape(found.data)}, {found.images} images", table, summary)
 
 
 def _probe_table(target: str, found: ProbeResult) -> Any:
-    settings = ", ".join(f"{name} {value:g}" for name, value in found.settings.items())
+    settings = ", ".join(f"{name} {value:g}" for name, value in found.settings.items() if name != "converged")
+    settings += "" if found.settings.get("converged", True) else ", not converged"
     summary = (
         f"{escape(target)}: {found.probe} probe on {found.train_images} training images, {settings}, "
         f"{found.images_per_second:,.0f} images/s{_failures(found)}"

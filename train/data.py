@@ -5,6 +5,8 @@ Torch-free, so that an artifact can be evaluated where torch is not installed.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -73,15 +75,24 @@ def _digits(split: Split) -> Dataset:
     )
 
 
+def _images(folder: Path) -> Iterator[Path]:
+    """Image files at any depth of a class folder, as torchvision's ImageFolder finds them; nothing hidden."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(where, name)
+            # A pipe or a device would be waited for.
+            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path.is_file():
+                yield path
+
+
 def _folder(root: Path, name: str) -> Dataset:
     """Folders without images, and what is hidden (as notebooks' checkpoints are), are no classes."""
     classes: list[str] = []
     images: list[ImageSource] = []
     targets: list[int] = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        found = sorted(
-            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
+        found = sorted(_images(folder))
         if found:
             images += found
             targets += [len(classes)] * len(found)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sovit.decode import ImageSource
 from sovit.errors import ConfigError, DeadlineExceeded, InvalidImage, TooLarge, UnsupportedImage
@@ -26,19 +25,25 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found.
+class ClassResult:
+    """Images of one class of the data, and how many had it first and among the first five."""
 
-    `per_class` is (class, images, correct, within the first five) for each class of the data. `failed` are images that
-    could not be decoded, with the reason; they are not counted in anything else.
-    """
+    name: str
+    images: int
+    top1: int
+    top5: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. `failed` are images that could not be decoded, with the reason; nothing counts them."""
 
     data: str
     images: int
     top1: float
     top5: float
     images_per_second: float
-    per_class: tuple[tuple[str, int, int, int], ...]
+    per_class: tuple[ClassResult, ...]
     failed: tuple[tuple[str, str], ...] = ()
 
 
@@ -48,12 +53,16 @@ def evaluate_classifier(classify: Classify, labels: Sequence[str], dataset: Data
     Classes are matched to labels by name, ImageNet's also by WordNet id; classes the model lacks are a `ConfigError`
     that lists them. Shows progress.
     """
+    if not labels:
+        raise ConfigError("this model has no classification head; evaluate its embeddings with --probe.")
     wanted = match_labels(dataset.classes, labels, dataset.name)
     started = time.perf_counter()
     results, failed = run_in_batches("evaluating", lambda images: classify(images, TOP_K), dataset)
     seconds = time.perf_counter() - started
     if not results:
-        raise ConfigError(f"{dataset.name}: none of the {len(dataset)} images could be decoded.")
+        raise nothing_decoded(dataset, failed)
+    if len(labels) > 1 and all(len({p.score for p in found.predictions}) == 1 for found in results.values()):
+        raise ConfigError("the model gives all classes the same score for every image: its head was never trained.")
     chosen = np.array(list(results))
     ranked = [[prediction.label for prediction in found.predictions] for found in results.values()]
     targets = dataset.targets[chosen]
@@ -65,19 +74,31 @@ def evaluate_classifier(classify: Classify, labels: Sequence[str], dataset: Data
         top1=float(first.mean()),
         top5=float(within.mean()),
         images_per_second=len(results) / seconds,
-        per_class=_per_class(dataset.classes, targets, first, within),
+        per_class=tuple(
+            ClassResult(name, int(chosen.sum()), int(first[chosen].sum()), int(within[chosen].sum()))
+            for index, name in enumerate(dataset.classes)
+            for chosen in [targets == index]
+        ),
         failed=by_name(dataset, failed),
     )
 
 
-def match_labels(classes: Sequence[str], labels: Iterable[str], data: str) -> list[str]:
+def nothing_decoded(dataset: Dataset, failed: Mapping[int, str]) -> ConfigError:
+    """The error for a data set of which no image could be used."""
+    name, reason = by_name(dataset, failed)[0]
+    return ConfigError(f"none of the {len(failed)} images could be decoded; the first, {name}: {reason}")
+
+
+def match_labels(
+    classes: Sequence[str], labels: Iterable[str], data: str, owner: str = "the model does not know"
+) -> list[str]:
     """The model's label of each class of a data set. Raises `ConfigError` that lists the classes without one."""
     known = set(labels)
     by_id = imagenet_1k()
     found = [name if name in known else by_id.get(name, "") for name in classes]
     missing = [name for name, label in zip(classes, found, strict=True) if label not in known]
     if missing:
-        raise ConfigError(f"{data} has classes the model does not know: {', '.join(missing)}.")
+        raise ConfigError(f"{data} has classes {owner}: {', '.join(missing)}.")
     return found
 
 
@@ -113,13 +134,3 @@ def by_name(dataset: Dataset, failed: Mapping[int, str]) -> tuple[tuple[str, str
         for index in failed
     }
     return tuple((names[index], reason) for index, reason in failed.items())
-
-
-def _per_class(
-    classes: Sequence[str], targets: NDArray[np.int64], first: NDArray[np.bool_], within: NDArray[np.bool_]
-) -> tuple[tuple[str, int, int, int], ...]:
-    rows = []
-    for index, name in enumerate(classes):
-        chosen = targets == index
-        rows.append((name, int(chosen.sum()), int(first[chosen].sum()), int(within[chosen].sum())))
-    return tuple(rows)

@@ -80,7 +80,7 @@ def usable_shots(targets_N: Targets, names: Sequence[str], shots: Sequence[int] 
     counts = np.bincount(targets_N, minlength=len(names))
     usable = [count for count in shots if count <= counts.min()]
     if not usable:
-        raise ConfigError(f"the class {names[int(counts.argmin())]} has no training image.")
+        raise ConfigError(f"the class {names[int(counts.argmin())]} has no training image that could be decoded.")
     return usable
 
 

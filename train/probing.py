@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovit.decode import ImageSource
-from sovit.errors import ConfigError
 from train import probes
 from train.data import Dataset
-from train.evaluate import TOP_K, by_name, match_labels, run_in_batches
+from train.evaluate import TOP_K, by_name, match_labels, nothing_decoded, run_in_batches
 
 Probe = Literal["fewshot", "knn", "linear"]
 Row = NDArray[np.float32]
@@ -51,7 +50,7 @@ def evaluate_probe(kind: Probe, embed: Embed, train_set: Dataset, test_set: Data
     few-shot needs no more training images than it samples.
     """
     classes = train_set.classes
-    names = match_labels(test_set.classes, classes, test_set.name)
+    names = match_labels(test_set.classes, classes, test_set.name, "that have no training images")
     to_train_class = np.array([classes.index(name) for name in names])
 
     def run(images: Sequence[ImageSource]) -> list[Row]:
@@ -64,8 +63,10 @@ def evaluate_probe(kind: Probe, embed: Embed, train_set: Dataset, test_set: Data
         train, failed_train = run_in_batches("training images", run, train_set)
     test, failed_test = run_in_batches("test images", run, test_set)
     seconds = time.perf_counter() - started
-    if not train or not test:
-        raise ConfigError("none of the images could be decoded.")
+    if not train:
+        raise nothing_decoded(train_set, failed_train)
+    if not test:
+        raise nothing_decoded(test_set, failed_test)
     test_ND = np.stack(list(test.values()))
     truth_N = to_train_class[test_set.targets[np.array(list(test))]]
     if kind == "fewshot":

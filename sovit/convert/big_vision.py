@@ -180,7 +180,7 @@ class _Tower:
         embedding = _shape(self._where, self._shapes, self._key("embedding/kernel"), 2 if self._naflex else 4)
         patch_size = math.isqrt(embedding[0] // 3) if self._naflex else embedding[0]
         pool: Pool = "map" if self._map is not None else "tok" if self._has("cls") else "gap"
-        classes = self._shapes[self._key(_HEAD[0])][-1] if self.has_head else 0
+        classes = _shape(self._where, self._shapes, self._key(_HEAD[0]), 2)[-1] if self.has_head else 0
         resampling: PositionResampling = "naflex" if self._naflex else "big_vision"
         return ViTConfig(
             width=embedding[-1],
@@ -299,9 +299,9 @@ def _preprocess(model: ViTConfig, two_towers: bool) -> Preprocess:
 def _text(shapes: Mapping[str, Shape], prefix: str) -> tuple[dict[str, Shape], dict[str, Any]]:
     """The keys of the text tower, its layers with the shapes they must have, the loss's scalars; and its sizes."""
     tower = f"{prefix}txt/"
-    scalars = {key: shapes[key] for scalar in _SCALARS if (key := f"{prefix}{scalar}") in shapes}
+    scalars = {key: () if shapes.get(key) == () else (1,) for key in (f"{prefix}{scalar}" for scalar in _SCALARS)}
     if not any(key.startswith(tower) for key in shapes):
-        return scalars, {}
+        return {key: shape for key, shape in scalars.items() if key in shapes}, {}
     layers = _Layers.find(tower, shapes, tower, "Encoder_0")
     embedding = _shape(tower, shapes, f"{tower}Embed_0/embedding", 2)
     position = _shape(tower, shapes, f"{tower}pos_embedding", 3)

@@ -20,11 +20,11 @@ from sovit.labels import read_labels
 def convert(arguments: argparse.Namespace) -> Result:
     """Import a foreign checkpoint and say what came of it."""
     options = ImportOptions(
-        image_size=parse_image_size(arguments.image_size) if arguments.image_size else None,
+        image_size=None if arguments.image_size is None else parse_image_size(arguments.image_size),
         position_resampling=arguments.resample,
         drop_head=arguments.drop_head,
         num_classes=arguments.num_classes,
-        labels=read_labels(arguments.labels) if arguments.labels else None,
+        labels=None if arguments.labels is None else read_labels(arguments.labels),
         score=arguments.score,
         resize=arguments.resize,
         crop_fraction=arguments.crop_fraction,

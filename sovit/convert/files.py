@@ -93,6 +93,8 @@ class NpzFile:
         with self._open() as archive:
             for info in archive.infolist():
                 key = info.filename.removesuffix(".npy")
+                if key in shapes:
+                    raise CheckpointMismatch(f"{self.name} has the key {key} twice.")
                 self._members[key] = info.filename
                 shapes[key] = self._shape(archive, key, info)
         self.shapes: Mapping[str, Shape] = shapes
@@ -117,7 +119,7 @@ class NpzFile:
             header_bytes = stream.tell()
         if dtype.hasobject:
             raise CheckpointMismatch(f"{self.name}: {key} is a pickled object; sovit never unpickles.")
-        if f"{dtype.kind}{dtype.itemsize}" not in _NPY_TYPES:
+        if f"{dtype.kind}{dtype.itemsize}" not in _NPY_TYPES or dtype.names is not None:
             raise CheckpointMismatch(f"{self.name}: {key} holds {dtype}, which is no kind of number we know.")
         # An array is allocated by its header: a lie there must not take the machine's memory.
         if header_bytes + math.prod(shape) * dtype.itemsize != info.file_size:

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Final
 
-from sovit.checkpoint import WEIGHTS
+from sovit.checkpoint import TOKENIZER_FILES, WEIGHTS
 from sovit.convert.files import SHARD_INDEX, SHARDS
-from sovit.convert.transformers import PROCESSOR_CONFIGS, TOKENIZER_FILES
+from sovit.convert.transformers import PROCESSOR_CONFIGS
 from sovit.errors import CheckpointMismatch, ConfigError, MissingDependency, ServiceError
 
 PREFIX: Final = "hf:"

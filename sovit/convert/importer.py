@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
-from sovit.checkpoint import CONFIG, TEXT_CONFIG, TEXT_WEIGHTS, is_ours, write_checkpoint
+from sovit.checkpoint import CONFIG, TEXT_CONFIG, TEXT_WEIGHTS, own_files, write_checkpoint
 from sovit.convert import big_vision, hub, timm, transformers
 from sovit.convert.files import refuse_pickles
 from sovit.convert.foreign import Foreign, ImportOptions
@@ -51,9 +50,10 @@ def import_checkpoint(source: str | Path, folder: str | Path, options: ImportOpt
     """
     options = options or ImportOptions()
     folder = Path(folder)
-    check_replaceable(folder, "checkpoint", is_ours)
+    check_replaceable(folder.resolve(), "checkpoint", own_files)
     path, provenance = _locate(str(source))
-    if path.resolve().is_relative_to(folder.resolve()):
+    parts = [path, *(path.iterdir() if path.is_dir() else ())]  # a file of the source may be a link into the folder
+    if any(part.resolve().is_relative_to(folder.resolve()) for part in parts):
         raise ConfigError(f"{folder} holds the source, and would be replaced: choose another folder.")
     foreign = _describe(path, options)
     check(keys(foreign.table) | dict(foreign.text), foreign.weights, foreign.ignored)
@@ -87,6 +87,8 @@ def _locate(source: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _describe(path: Path, options: ImportOptions) -> Foreign:
+    if not path.is_file() and not path.is_dir():
+        raise CheckpointMismatch(f"{path} is neither a file nor a folder.")
     if path.is_file():
         refuse_pickles(path)
         if path.suffix == ".npz":
@@ -99,7 +101,7 @@ def _describe(path: Path, options: ImportOptions) -> Foreign:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
         raise CheckpointMismatch(f"{folder / CONFIG} is no JSON object.")
-    if is_ours(folder):
+    if own_files(folder) is not None:
         raise ConfigError(f"{folder} is a checkpoint of sovit's already.")
     if isinstance(config.get("architecture"), str):
         return timm.describe(folder, config, options, weights)
@@ -118,26 +120,31 @@ def _chosen(foreign: Foreign, options: ImportOptions) -> tuple[ModelSpec, list[s
         model, labels = replace(model, num_classes=options.num_classes), numbered(options.num_classes)
         notes.append(f"a new head of {options.num_classes} classes starts at zero: it must be trained before use")
     preprocess = options.preprocess(spec.preprocess)
-    silent = [name for name in foreign.silent if getattr(options, name, None) is None]
-    if options.resize is not None:
-        silent = [name for name in silent if name != "crop_fraction"]
-    if silent:
-        values = ", ".join(f"{name.replace('_', '-')} {getattr(preprocess, name)}" for name in silent)
-        notes.append(f"the source says nothing about part of the preprocessing; taken by default: {values}")
     spec = ModelSpec(
         model=replace(model, naflex=preprocess.resize == "naflex"),
         preprocess=preprocess,
         labels=labels if options.labels is None else options.labels,
         score=options.score or spec.score,
     )
-    return (spec.at(options.image_size) if options.image_size else spec), notes
+    spec = spec.at(options.image_size) if options.image_size else spec
+    silent = [name for name in foreign.silent if getattr(options, name, None) is None]
+    silent = [name for name in silent if getattr(spec.preprocess, name) is not None]
+    if options.resize is not None:
+        silent = [name for name in silent if name != "crop_fraction"]
+    values = [f"{name.replace('_', '-')} {getattr(spec.preprocess, name)}" for name in silent]
+    if values:
+        notes.append(f"the source says nothing about part of the preprocessing; taken by default: {', '.join(values)}")
+    return spec, notes
 
 
 def _keep_text(foreign: Foreign, folder: Path) -> None:
     """The text tower as it is, under the source's own names: nothing of a file is lost."""
     if not foreign.text:
         return
-    tensors: dict[str, Tensor] = {key: foreign.weights.read(key).contiguous() for key in foreign.text}
+    tensors = {key: foreign.weights.read(key).contiguous() for key in foreign.text}
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointMismatch(f"{foreign.weights.name}: {key} is {tensor.dtype}, weights must be floats.")
     save_file(tensors, folder / TEXT_WEIGHTS, metadata={"format": "pt"})
     write_json(folder / TEXT_CONFIG, {"layout": foreign.layout, **foreign.text_config})
     for path in foreign.files:

@@ -107,16 +107,19 @@ def check(wanted: Mapping[str, Shape], weights: Weights, ignored: Collection[str
 def fill(table: Table, weights: Weights) -> Iterator[tuple[str, Tensor]]:
     """Every target of a checked table with its tensor, contiguous; in the source's type, but sums in float32."""
     for target, rule in table.items():
-        tensors = [part.to_ours(_floats(weights, part.key)) for part in rule.parts]
-        yield target, rule.join(tensors).contiguous()
+        tensor = rule.join([part.to_ours(_floats(weights, part.key)) for part in rule.parts]).contiguous()
+        if not bool(torch.isfinite(tensor).all()):
+            names = " and ".join(part.key for part in rule.parts)
+            raise CheckpointMismatch(f"{weights.name}: {names} holds values that are not finite.")
+        yield target, tensor
 
 
 def _floats(weights: Weights, key: str) -> Tensor:
     tensor = weights.read(key)
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         kind = str(tensor.dtype).removeprefix("torch.")
+        hint = "save them as float32" if tensor.dtype == torch.float64 else "quantised files cannot be imported"
         raise CheckpointMismatch(
-            f"{weights.name}: {key} is {kind}; weights must be float32, float16 or bfloat16 (quantised files "
-            "cannot be imported)."
+            f"{weights.name}: {key} is {kind}; weights must be float32, float16 or bfloat16 ({hint})."
         )
     return tensor

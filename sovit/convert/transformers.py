@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict
 
+from sovit.checkpoint import TOKENIZER_FILES
 from sovit.config import Gelu, ViTConfig
 from sovit.convert.files import SafetensorsFiles, safetensors_in
 from sovit.convert.foreign import Foreign, ImportOptions
@@ -29,10 +30,6 @@ from sovit.spec import ModelSpec, Score
 MODEL_TYPES: Final = ("siglip", "siglip_vision_model", "siglip2", "siglip2_vision_model")
 _PREFIXES: Final = ("vision_model.", "vision_model.vision_model.", "")
 _SCALARS: Final = ("logit_scale", "logit_bias")
-TOKENIZER_FILES: Final = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "spiece.model",
-    "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
-)  # fmt: skip
 _GELUS: Final[dict[str, Gelu]] = {
     "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu": "erf", "gelu_python": "erf",
 }  # fmt: skip
@@ -278,7 +275,7 @@ def _text(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) ->
         "text_model.embeddings.token_embedding.weight": (text.vocab_size, width),
         "text_model.embeddings.position_embedding.weight": (text.max_position_embeddings, width),
         **keys(table),
-        **{name: shapes.get(name, (1,)) for name in _SCALARS},
+        **{name: () if shapes.get(name) == () else (1,) for name in _SCALARS},
     }
 
 
