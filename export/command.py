@@ -6,20 +6,28 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
+import numpy as np
+from numpy.typing import NDArray
 
-from export.reference import reference_images
-from export.to_onnx import export_onnx, from_checkpoint, from_random
+from export.graph import Types
+from export.reference import calibration_images, reference_images
+from export.to_onnx import ExportOptions, export_onnx, from_checkpoint, from_random
 from sovit.checkpoint import is_checkpoint
 from sovit.cli import Result
 from sovit.config import parse_image_size, variant_config
 from sovit.errors import ConfigError
+from sovit.preprocess import Preprocess
 
 
 def export(arguments: argparse.Namespace) -> Result:
     """Export a checkpoint, or a variant with random weights."""
     folder = Path(arguments.source)
-    image_size = parse_image_size(arguments.image_size) if arguments.image_size else None
+    image_size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
+    options = ExportOptions(
+        precision=arguments.precision,
+        batch=_batch(arguments.batch),
+        outputs=tuple(arguments.outputs) if arguments.outputs else None,
+    )
     name = arguments.name or arguments.out.resolve().name
     if is_checkpoint(folder):
         if arguments.num_classes is not None:
@@ -32,16 +40,49 @@ def export(arguments: argparse.Namespace) -> Result:
             arguments.source, image_size=image_size or (224, 224), num_classes=arguments.num_classes or 0
         )
         source = from_random(name, config)
-    console = Console(stderr=True)
+    options.spec(source.spec)  # what cannot be asked for is said before the work
     images = reference_images(source.spec.preprocess, arguments.reference)
-    with console.status("exporting and checking parity"):
-        artifact = export_onnx(source, arguments.out, images, precision=arguments.precision)
-    parity = artifact.manifest.parity
+    calibration = _calibration(arguments, source.spec.preprocess, images)
+    artifact = export_onnx(source, arguments.out, images, options, calibration)
     size = sum(file.bytes for file in artifact.manifest.files.values())
-    agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.1%}"
-    text = (
-        f"artifact: {arguments.out} ({size / 1e6:,.1f} MB, {arguments.precision}, opset {artifact.manifest.opset})\n"
-        f"parity with fp32 torch on {parity.images} images: relative error {parity.relative_error:.2e}, "
-        f"cosine {parity.cosine:.7f}{agreement}"
-    )
-    return Result({"artifact": str(arguments.out), "bytes": size, "parity": asdict(parity)}, text)
+    lines = [
+        f"artifact: {arguments.out} ({size / 1e6:,.1f} MB, {arguments.precision}, opset {artifact.manifest.opset})"
+    ]
+    for parity in artifact.manifest.parity:
+        agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.1%}"
+        lines.append(
+            f"parity of {parity.runtime} with fp32 torch on {parity.images} images: relative error "
+            f"{parity.relative_error:.2e}, cosine {parity.cosine:.7f}{agreement}"
+        )
+    data = {
+        "artifact": str(arguments.out),
+        "bytes": size,
+        "parity": [asdict(each) for each in artifact.manifest.parity],
+    }
+    return Result(data, "\n".join(lines))
+
+
+def _batch(text: str | None) -> tuple[int, int, int]:
+    """`"1:8:64"` to the least, the usual and the largest batch."""
+    if text is None:
+        return ExportOptions.batch
+    parts = text.split(":")
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ConfigError(f"--batch {text!r} is not MIN:OPT:MAX as in 1:8:64.")
+    least, usual, most = (int(part) for part in parts)
+    return least, usual, most
+
+
+def _calibration(
+    arguments: argparse.Namespace, preprocess: Preprocess, reference_BYXC: NDArray[np.uint8]
+) -> list[NDArray[np.uint8]]:
+    """Preprocessed images for a quantised precision, none of which is a reference image where there are enough."""
+    if not Types.of(arguments.precision).quantized:
+        if arguments.calibrate is not None:
+            raise ConfigError(f"--calibrate means nothing to {arguments.precision}; it is for quantised precisions.")
+        return []
+    if arguments.calibrate is None:
+        if is_checkpoint(Path(arguments.source)):
+            raise ConfigError(f"{arguments.precision} needs real images to find its ranges: give --calibrate IMAGES.")
+        return list(reference_BYXC)
+    return calibration_images(preprocess, arguments.calibrate, reference_BYXC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -9,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovit.decode import SUFFIXES
-from sovit.errors import ConfigError, MissingDependency, SoViTError
+from sovit.errors import ConfigError, InvalidImage, MissingDependency, SoViTError, UnsupportedImage
 from sovit.preprocess import Preprocess
+from sovit.progress import progress
 
 COUNT: Final = 16
+CALIBRATION: Final = 128
 
 
 def reference_images(preprocess: Preprocess, folder: Path | None) -> NDArray[np.uint8]:
@@ -34,6 +37,30 @@ def reference_images(preprocess: Preprocess, folder: Path | None) -> NDArray[np.
         except SoViTError as error:
             raise type(error)(f"{path}: {error}") from error
     return np.stack(images)
+
+
+def calibration_images(preprocess: Preprocess, folder: Path, other_BYXC: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Up to `CALIBRATION` preprocessed images of a folder, evenly spaced, without those in `other_BYXC`.
+
+    Images that cannot be decoded are named on standard error and left out. Raises `ConfigError` when none is left.
+    """
+    paths = image_paths(folder)
+    chosen = paths if len(paths) <= CALIBRATION else [paths[i * len(paths) // CALIBRATION] for i in range(CALIBRATION)]
+    known = {image.tobytes() for image in other_BYXC}
+    images = []
+    with progress("reading calibration images", len(chosen)) as advance:
+        for path in chosen:
+            advance(1)
+            try:
+                image = preprocess(path)
+            except (InvalidImage, UnsupportedImage) as error:
+                print(f"{path}: {error}", file=sys.stderr)
+                continue
+            if image.tobytes() not in known:
+                images.append(image)
+    if not images:
+        raise ConfigError(f"{folder} holds no image to calibrate on besides the reference images.")
+    return images
 
 
 def image_paths(folder: Path) -> list[Path]:

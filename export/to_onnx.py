@@ -2,19 +2,15 @@
 
     sovit export runs/demo/checkpoint --to onnx --precision fp32 --out runs/demo/artifact
 
-The graph takes resized uint8 images and normalises them itself. Opset 23 has `Attention` and `Gelu` as single
-operators, which keeps a transformer block at about 25 nodes and lets a runtime fuse what it knows.
+The graph takes resized uint8 images and normalises them itself; `export/graph.py` writes it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from export.calibrate import calibrate
+from export.graph import OPSET, Types, write_graph
+from export.quantize import quantization
 from sovit.artifact import (
     GRAPH,
+    INPUT,
     REFERENCE,
     Artifact,
     Manifest,
@@ -31,25 +31,53 @@ from sovit.artifact import (
     TensorInfo,
     file_sha256,
     hash_files,
+    output_tensors,
     write_artifact,
     write_manifest,
 )
 from sovit.checkpoint import WEIGHTS, load_model, read_config
 from sovit.config import ViTConfig
-from sovit.cost import cost
 from sovit.errors import ConfigError
-from sovit.model import ViT
+from sovit.model import LayerScale, ViT
 from sovit.parity import measure_parity
 from sovit.preprocess import Preprocess
-from sovit.runtime.ort import OnnxRuntime
-from sovit.runtime.pytorch import Graph, TorchRuntime
+from sovit.runtime.open import open_runtime, parity_runtimes
+from sovit.runtime.pytorch import TorchRuntime
 from sovit.spec import ModelSpec
 
-OPSET: Final = 23
-INPUT: Final = "image"
-MAX_BATCH: Final = 1024
-# protobuf stops at 2 GiB; weights in a file of their own are also mapped instead of copied.
-EXTERNAL_DATA_BYTES: Final = 2**30
+_VERSIONS: Final = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How to export. `batch` is the least, the usual and the largest batch.
+
+    `outputs` None gives pre_logits and, with a head, logits. Without logits among them the artifact has no head.
+    """
+
+    precision: Precision = "fp32"
+    batch: tuple[int, int, int] = (1, 8, 1024)
+    outputs: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
+            raise ConfigError(f"batch is {':'.join(map(str, self.batch))}, it must be MIN:OPT:MAX as in 1:8:1024.")
+
+    def spec(self, source: ModelSpec) -> ModelSpec:
+        """The model to write: without its head where nobody asks for logits. Raises `ConfigError` for a lack of one."""
+        if self.outputs is None:
+            return source
+        if "logits" in self.outputs and not source.model.num_classes:
+            raise ConfigError("this checkpoint has no classification head, so there can be no logits.")
+        if "pre_logits" not in self.outputs:
+            raise ConfigError("pre_logits must be among the outputs: every embedding is made of them.")
+        if "logits" in self.outputs:
+            return source
+        return replace(source, model=replace(source.model, num_classes=0), labels=())
+
+    def tensors(self, model: ViTConfig) -> tuple[TensorInfo, ...]:
+        """The outputs to declare."""
+        return output_tensors(model, tokens="tokens" in (self.outputs or ()))
 
 
 @dataclass(frozen=True)
@@ -92,6 +120,10 @@ def from_random(name: str, config: ViTConfig, seed: int = 0) -> Source:
         if model.head is not None:
             # A head of zeros would make every parity check on the logits trivially true.
             torch.nn.init.normal_(model.head.weight, std=config.width**-0.5)
+        for module in model.modules():
+            if isinstance(module, LayerScale):
+                # Nor may it keep the blocks out of the sum, as it does at the start of training.
+                torch.nn.init.ones_(module.gamma)
     labels = tuple(f"class {index}" for index in range(config.num_classes))
     return Source(
         name=name,
@@ -103,87 +135,69 @@ def from_random(name: str, config: ViTConfig, seed: int = 0) -> Source:
 
 
 def export_onnx(
-    source: Source, out: Path, images_BYXC: NDArray[np.uint8], *, precision: Precision = "fp32"
+    source: Source,
+    out: Path,
+    images_BYXC: NDArray[np.uint8],
+    options: ExportOptions | None = None,
+    calibration: Sequence[NDArray[np.uint8]] = (),
 ) -> Artifact:
     """Write an artifact folder, or nothing at all.
 
-    `images_BYXC` are 16 preprocessed real images; they and their fp32 outputs become `reference.npz`. Raises
-    `ConfigError` for weights that are not finite and `ParityError` when ONNX Runtime's outputs leave the tolerance.
+    `images_BYXC` are 16 preprocessed real images; they and their fp32 outputs become `reference.npz`. Quantised
+    precisions need `calibration` images, preprocessed, and better others. Raises `ConfigError` for weights that are not
+    finite, and `ParityError` when a runtime's outputs leave the tolerance.
     """
-    _check_finite(source.model)
-    graph = Graph(source.model, source.spec.preprocess).eval()
-    reference = TorchRuntime(source.model, source.spec.preprocess).run(images_BYXC)
+    options = options or ExportOptions()
+    model, spec, precision = source.model, options.spec(source.spec), options.precision
+    _check_finite(model)
+    outputs = options.tensors(spec.model)
+    reference = _reference(model, spec, images_BYXC, outputs)
     with write_artifact(out) as folder:
-        _write_graph(graph, folder / GRAPH, images_BYXC[:2], source.spec.model)
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        weights["pos_embed"] = model.pos_embed.detach().numpy()  # also where it is computed
+        ranges: dict[str, float] = {}
+        if Types.of(precision).quantized:
+            chosen = quantization(spec.model, weights, calibrate(model, spec.preprocess, calibration))
+            weights, ranges = chosen.weights, chosen.ranges
+        write_graph(folder / GRAPH, spec.model, weights, spec.preprocess, precision, outputs, ranges)
         np.savez(folder / REFERENCE, **{"image": images_BYXC, **reference})  # type: ignore[arg-type]
-        inputs = (TensorInfo(name=INPUT, dtype="uint8", shape=("B", *source.spec.model.image_size, 3)),)
-        outputs = tuple(
-            TensorInfo(name=name, dtype="float32", shape=("B", values.shape[1])) for name, values in reference.items()
-        )
-        runtime = OnnxRuntime(folder / GRAPH, precision=precision, inputs=inputs, outputs=outputs)
-        parity = measure_parity(runtime, images_BYXC, reference).require()
-        runtime.close()
         manifest = Manifest(
-            model=source.spec.model,
-            preprocess=source.spec.preprocess,
-            labels=source.spec.labels,
-            score=source.spec.score,
+            model=spec.model,
+            preprocess=spec.preprocess,
+            labels=spec.labels,
+            score=spec.score,
             name=source.name,
             precision=precision,
             opset=OPSET,
-            inputs=inputs,
+            inputs=(TensorInfo(name=INPUT, dtype="uint8", shape=("B", *spec.model.image_size, 3)),),
             outputs=outputs,
-            batch=(1, MAX_BATCH),
+            batch=options.batch,
             files=hash_files(folder),
             checkpoint_sha256=source.sha256,
-            versions={package: version(package) for package in ("torch", "onnx", "onnxscript", "onnxruntime")},
-            parity=parity,
-            provenance=source.provenance,
+            versions={package: version(package) for package in _VERSIONS if find_spec(package)},
+            parity=(),
+            provenance=source.provenance | ({"calibration_images": len(calibration)} if ranges else {}),
         )
+        parity = []
+        for name in parity_runtimes(precision):
+            runtime = open_runtime(Artifact(folder, manifest), name)
+            parity.append(measure_parity(runtime, images_BYXC, reference).require())
+            runtime.close()
+        manifest = replace(manifest, parity=tuple(parity))
         write_manifest(folder, manifest)
     return Artifact(out, manifest)
+
+
+def _reference(
+    model: ViT, spec: ModelSpec, images_BYXC: NDArray[np.uint8], outputs: Sequence[TensorInfo]
+) -> dict[str, NDArray[np.float32]]:
+    """The fp32 outputs of eager torch, in small batches: tokens of a large model are large."""
+    runtime = TorchRuntime(model, spec.preprocess, tokens=outputs[-1].name == "tokens")
+    parts = [runtime.run(images_BYXC[start : start + 4]) for start in range(0, len(images_BYXC), 4)]
+    return {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in outputs}
 
 
 def _check_finite(model: ViT) -> None:
     for name, tensor in model.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise ConfigError(f"the weight {name} holds values that are not finite; the model cannot be exported.")
-
-
-def _write_graph(graph: Graph, path: Path, images_BYXC: NDArray[np.uint8], config: ViTConfig) -> None:
-    batch = torch.export.Dim("B", min=1, max=MAX_BATCH)
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            graph,
-            (torch.from_numpy(images_BYXC.copy()),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=list(graph.output_names),
-            dynamic_shapes={"image": {0: batch}},
-            verbose=False,
-        )
-        assert program is not None  # None is the old exporter's return value
-        # The exporter notes source lines and stack traces of this machine on every node: nobody's business.
-        for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()
-            node.doc_string = None
-        for value in program.model.graph.initializers.values():
-            value.metadata_props.clear()
-        program.model.metadata_props.clear()
-        program.model.graph.metadata_props.clear()
-        program.save(path, external_data=cost(config).weight_bytes > EXTERNAL_DATA_BYTES)
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's notes on packages we do not use, and its own deprecations, off the screen."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

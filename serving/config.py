@@ -30,7 +30,7 @@ class ServeConfig:
 
     artifact: str
     name: str = ""
-    runtime: str = "onnxruntime"
+    runtime: str = "auto"
     lanes: int = 1
     threads: int = 0
     decode_threads: int = 0

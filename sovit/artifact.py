@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
+from sovit.config import ViTConfig
 from sovit.errors import ArtifactMismatch, ConfigError
 from sovit.folder import replace_folder
 from sovit.jsonio import STRICT, from_dict, read_json, to_dict, write_json
@@ -27,7 +28,12 @@ MANIFEST: Final = "manifest.json"
 GRAPH: Final = "model.onnx"
 REFERENCE: Final = "reference.npz"
 
-Precision = Literal["fp32"]
+OPSETS: Final = (23,)
+OUTPUTS: Final = ("pre_logits", "logits", "tokens")
+INPUT: Final = "image"  # uint8 [B, Y, X, C]
+
+# The element types of the products and of the rest; a quantised one alone has the rest in fp32.
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-bf16", "fp8-bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,8 @@ class FileInfo:
 class Manifest(ModelSpec):
     """An artifact's `manifest.json`. Readers go by `inputs` and `outputs`, not by assumption.
 
-    `batch` is the range of batch sizes the graph takes. `checkpoint_sha256` is the hash of the weights it came from.
+    `batch` is the least, the usual and the largest batch: a plan is compiled for them. `checkpoint_sha256` is the hash
+    of the weights it came from. `parity` is what the export measured, in each runtime it ran.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -65,11 +72,11 @@ class Manifest(ModelSpec):
     opset: int
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    batch: tuple[int, int]
+    batch: tuple[int, int, int]
     files: dict[str, FileInfo]
     checkpoint_sha256: str
     versions: dict[str, str]
-    parity: Parity
+    parity: tuple[Parity, ...]
     provenance: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
 
@@ -77,16 +84,25 @@ class Manifest(ModelSpec):
         super().__post_init__()
         if self.preprocess.resize == "naflex":
             raise ConfigError("a graph for images of one size cannot have the resize rule 'naflex'.")
-        image = TensorInfo(name="image", dtype="uint8", shape=("B", *self.model.image_size, 3))
+        image = TensorInfo(name=INPUT, dtype="uint8", shape=("B", *self.model.image_size, 3))
         if self.inputs != (image,):
             raise ConfigError(f"the inputs are not the one this model has, {image.name} {list(image.shape)}.")
-        expected = {"pre_logits": self.model.width} | ({"logits": self.model.num_classes} if self.labels else {})
-        if self.outputs != tuple(
-            TensorInfo(name=name, dtype="float32", shape=("B", size)) for name, size in expected.items()
-        ):
-            raise ConfigError(f"the outputs are not those this model has, {expected}.")
-        if not 1 <= self.batch[0] <= self.batch[1]:
-            raise ConfigError(f"batch is {list(self.batch)}, it must be a range such as [1, 1024].")
+        if self.outputs != output_tensors(self.model, tokens=any(tensor.name == "tokens" for tensor in self.outputs)):
+            raise ConfigError("the outputs are not those this model has: pre_logits, logits with a head, tokens last.")
+        if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
+            raise ConfigError(f"batch is {list(self.batch)}, it must be the least, the usual and the largest one.")
+        if self.opset not in OPSETS:
+            raise ConfigError(f"opset is {self.opset}, this sovit knows {', '.join(map(str, OPSETS))}.")
+
+
+def output_tensors(model: ViTConfig, *, tokens: bool = False) -> tuple[TensorInfo, ...]:
+    """The outputs of a model's graph, in order; `tokens` [B, N, D] are there on demand."""
+    shapes: dict[str, tuple[int, ...]] = {"pre_logits": (model.width,)}
+    if model.num_classes:
+        shapes["logits"] = (model.num_classes,)
+    if tokens:
+        shapes["tokens"] = (model.num_tokens, model.width)
+    return tuple(TensorInfo(name=name, dtype="float32", shape=("B", *shape)) for name, shape in shapes.items())
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ _EXTRA_OF: Final = {
     "torch": "convert",
     "sklearn": "train",
     "onnx": "export",
-    "onnxscript": "export",
+    "ml_dtypes": "export",
     "bentoml": "serving",
     "orjson": "serving",
     "onnxruntime": "cpu",
+    "openvino": "cpu",
     "psutil": "bench",
     "huggingface_hub": "convert",
 }
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
+    from sovit.artifact import OPSETS, OUTPUTS, Precision
     from sovit.config import PositionResampling
     from sovit.preprocess import Interpolation, ResizeRule
     from sovit.spec import Score
@@ -141,17 +143,23 @@ def build_parser() -> argparse.ArgumentParser:
         "source", metavar="CHECKPOINT|VARIANT", help="a variant gets random weights, to measure its cost"
     )
     export.add_argument("--to", choices=["onnx"], default="onnx")
-    export.add_argument("--precision", choices=["fp32"], default="fp32")
+    export.add_argument("--precision", choices=get_args(Precision), default="fp32", help="products, and the rest")
     export.add_argument("--image-size", help="pixels, N or YxX (default: the checkpoint's own; 224 for a variant)")
     export.add_argument("--num-classes", type=int, help="size of a variant's head (default: none)")
     export.add_argument("--reference", type=Path, metavar="IMAGES", help="folder of real images for the parity check")
+    export.add_argument("--calibrate", type=Path, metavar="IMAGES", help="folder of real images, for int8 and fp8")
+    export.add_argument("--batch", metavar="MIN:OPT:MAX", help="batch sizes the artifact is for (default: 1:8:1024)")
+    export.add_argument(
+        "--outputs", nargs="+", choices=OUTPUTS, help="of the graph (default: pre_logits, and logits with a head)"
+    )
+    export.add_argument("--opset", type=int, choices=OPSETS, default=OPSETS[-1], help="of ONNX (default: %(default)s)")
     export.add_argument("--name", help="the model's name in replies (default: the artifact folder's)")
     export.add_argument("--out", required=True, type=Path, metavar="ARTIFACT")
     with_json(export)
 
     check = command("check", _check, "verify an artifact's hashes and run its parity check here")
     check.add_argument("artifact", metavar="ARTIFACT")
-    check.add_argument("--runtime", default="onnxruntime")
+    check.add_argument("--runtime", default="auto", help="which engine to check (default: the best one here)")
     with_json(check)
 
     classify = command("classify", _classify, "classify images")

@@ -27,15 +27,35 @@ class Tolerance:
     min_top1_agreement: float
 
 
+# Of random weights and 16 images one near tie may fall the other way: 15 of 16 is 0.9375.
+_EXACT: Final = Tolerance(max_relative_error=1e-5, min_cosine=0.999999, min_top1_agreement=1.0)
+_GPU: Final = Tolerance(max_relative_error=1e-4, min_cosine=0.99999, min_top1_agreement=0.9)
+_HALF: Final = {
+    "fp16": Tolerance(max_relative_error=5e-3, min_cosine=0.9999, min_top1_agreement=0.9),
+    "bf16": Tolerance(max_relative_error=3e-2, min_cosine=0.999, min_top1_agreement=0.85),
+}
+_QUANTIZED: Final = {
+    "int8": Tolerance(max_relative_error=5e-2, min_cosine=0.997, min_top1_agreement=0.85),
+    "int8-bf16": Tolerance(max_relative_error=6e-2, min_cosine=0.996, min_top1_agreement=0.85),
+    "fp8-bf16": Tolerance(max_relative_error=0.15, min_cosine=0.97, min_top1_agreement=0.7),
+}
 TOLERANCES: Final[dict[tuple[str, str], Tolerance]] = {
-    ("onnxruntime", "fp32"): Tolerance(max_relative_error=1e-5, min_cosine=0.999999, min_top1_agreement=1.0),
-    ("torch", "fp32"): Tolerance(max_relative_error=1e-5, min_cosine=0.999999, min_top1_agreement=1.0),
+    **{(runtime, "fp32"): _EXACT for runtime in ("torch", "onnxruntime", "openvino")},
+    **{(runtime, "fp32"): _GPU for runtime in ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")},
+    **{
+        (runtime, precision): bound
+        for runtime in ("torch", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
+        for precision, bound in {**_HALF, **_QUANTIZED}.items()
+    },
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """The outcome of one comparison, worst over all outputs. `top1_agreement` is None where there are no logits."""
+    """The outcome of one comparison, worst over all outputs.
+
+    `cosine` is the smallest of any image's `pre_logits` or `tokens`; `top1_agreement` is None without logits.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -81,7 +101,8 @@ def compare(outputs: Outputs, reference: Outputs, *, runtime: str, precision: st
             raise ParityError(f"{runtime} gives {name} {outputs[name].shape}, the reference has {expected.shape}.")
         # Each on its own: max() and min() over a list lose a NaN.
         errors.append(_finite(relative_error(outputs[name], expected)))
-        cosines.append(_finite(min_cosine(outputs[name], expected)))
+        if name != "logits":  # nobody compares logits by their angle, and that of three classes says nothing
+            cosines.append(_finite(min_cosine(outputs[name], expected)))
     top1 = None
     if "logits" in reference:
         top1 = float(np.mean(outputs["logits"].argmax(axis=1) == reference["logits"].argmax(axis=1)))

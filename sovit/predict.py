@@ -14,7 +14,7 @@ from sovit.artifact import open_artifact
 from sovit.decode import DecodeLimits, ImageSource
 from sovit.errors import ConfigError, RuntimeFailure
 from sovit.runtime.base import Runtime
-from sovit.runtime.open import open_runtime
+from sovit.runtime.open import AUTO, open_runtime
 from sovit.spec import ModelSpec, Score
 
 DEFAULT_TOP_K: Final = 5
@@ -75,7 +75,7 @@ class Predictor:
             yield outputs
 
 
-def load_artifact(folder: str | Path, *, runtime: str = "onnxruntime", threads: int | None = None) -> Predictor:
+def load_artifact(folder: str | Path, *, runtime: str = AUTO, threads: int | None = None) -> Predictor:
     """Open and verify an artifact folder and load it into a runtime."""
     artifact = open_artifact(folder)
     return Predictor(open_runtime(artifact, runtime, threads=threads), artifact.manifest)

@@ -15,7 +15,7 @@ from PIL import Image
 from sovit.artifact import Artifact
 from sovit.checkpoint import save_checkpoint
 from sovit.config import ViTConfig
-from sovit.model import ViT
+from sovit.model import Block, ViT
 from sovit.preprocess import Preprocess
 from sovit.spec import ModelSpec
 
@@ -46,6 +46,29 @@ def random_model(config: ViTConfig, seed: int = 0) -> ViT:
     return model
 
 
+@torch.no_grad()
+def outliers(model: ViT, seed: int = 0) -> ViT:
+    """The same function with outlier channels: LayerNorm's 30 times as large, values' 60 times, three of each a block.
+
+    The weights that read a channel are divided to match.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        width = len(block.norm1.weight)
+        for norm, layer in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)):
+            channels = torch.randperm(width, generator=generator)[:3]
+            norm.weight[channels] *= 30
+            norm.bias[channels] *= 30
+            layer.weight[:, channels] /= 30
+        channels = torch.randperm(width, generator=generator)[:3]
+        block.attn.qkv.weight[2 * width + channels] *= 60
+        if block.attn.qkv.bias is not None:
+            block.attn.qkv.bias[2 * width + channels] *= 60
+        block.attn.proj.weight[:, channels] /= 60
+    return model
+
+
 def jpeg(color: tuple[int, int, int] = (200, 30, 90), size: tuple[int, int] = (40, 30)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, color).save(buffer, "JPEG", quality=95)
@@ -65,6 +88,23 @@ def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoint"
     save_checkpoint(folder, random_model(spec.model), spec, {"weights": "random"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ViT, ModelSpec]:
+    """A small model of digits, trained for a few seconds."""
+    from rich.console import Console
+
+    from sovit.checkpoint import load_model, read_config
+    from train.data import load_dataset
+    from train.loop import train
+    from train.recipes import recipe
+
+    out = tmp_path_factory.mktemp("trained")
+    config = recipe("digits", ["steps=300", "warmup_steps=30", "batch_size=48"])
+    train_set, test_set = load_dataset("digits", "train"), load_dataset("digits", "test")
+    found = train(config, train_set, test_set, out, console=Console(quiet=True))
+    return load_model(found.checkpoint), read_config(found.checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
+from sovit.artifact import Precision
 from sovit.config import ViTConfig
 from sovit.errors import ConfigError, ParityError
 from sovit.parity import TOLERANCES, compare, measure_parity, min_cosine, relative_error
 from sovit.runtime.fake import FakeRuntime
+from sovit.runtime.open import RUNTIMES
 
 REFERENCE = {
     "pre_logits": np.array([[3.0, 4.0], [1.0, 0.0]], np.float32),
@@ -53,10 +57,20 @@ def test_a_pair_without_an_agreed_tolerance_is_an_error() -> None:
 
 
 def test_the_table_is_strict_in_fp32() -> None:
-    for (_, precision), bound in TOLERANCES.items():
-        if precision == "fp32":
+    for (runtime, precision), bound in TOLERANCES.items():
+        if precision == "fp32" and runtime in ("torch", "onnxruntime", "openvino"):
             assert bound.max_relative_error <= 1e-5
             assert bound.min_top1_agreement == 1.0
+
+
+def test_the_table_gets_looser_with_the_precision_and_holds_for_every_pair() -> None:
+    runtimes = {runtime for runtime, _ in TOLERANCES}
+    assert runtimes == {*RUNTIMES, "torch"} - {"auto", "fake"}
+    for runtime in runtimes:
+        bounds = [TOLERANCES[runtime, precision] for precision in get_args(Precision)]
+        errors = [bound.max_relative_error for bound in bounds]
+        assert errors == sorted(errors)
+        assert [bound.min_cosine for bound in bounds] == sorted((b.min_cosine for b in bounds), reverse=True)
 
 
 def test_the_reference_runs_in_uneven_batches() -> None:

@@ -1,10 +1,10 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, and with its CUDA and TensorRT providers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,24 @@ from sovit.preprocess import Images
 if TYPE_CHECKING:
     from sovit.artifact import TensorInfo
 
+Name = Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt"]
+# The first provider is the one asked for; the others may take nodes that it has no kernel for.
+_PROVIDERS: Final[dict[Name, list[tuple[str, dict[str, str]]]]] = {
+    "onnxruntime": [("CPUExecutionProvider", {})],
+    "onnxruntime-cuda": [("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})],
+    "onnxruntime-tensorrt": [
+        ("TensorrtExecutionProvider", {}),
+        ("CUDAExecutionProvider", {"use_tf32": "0"}),
+        ("CPUExecutionProvider", {}),
+    ],
+}
+
 
 class OnnxRuntime:
-    """A graph in ONNX Runtime's CPU provider. `threads` None takes all cores."""
+    """A graph in one of ONNX Runtime's providers. `threads` None takes all cores; it matters on the CPU only.
 
-    name = "onnxruntime"
+    Raises `MissingDependency` where the provider is not there: ONNX Runtime alone would fall back to the CPU silently.
+    """
 
     def __init__(
         self,
@@ -29,6 +42,7 @@ class OnnxRuntime:
         precision: str,
         inputs: Sequence[TensorInfo],
         outputs: Sequence[TensorInfo],
+        name: Name = "onnxruntime",
         threads: int | None = None,
     ) -> None:
         try:
@@ -37,18 +51,32 @@ class OnnxRuntime:
             raise MissingDependency("onnxruntime is not installed: pip install 'sovit[cpu]' (or [gpu]).") from error
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}, it must be at least 1.")
+        self.name: str = name
+        self.precision = precision
+        provider = _PROVIDERS[name][0][0]
+        if provider not in onnxruntime.get_available_providers():
+            raise MissingDependency(
+                f"this onnxruntime has no {provider}: on a machine with an NVIDIA GPU, pip install 'sovit[gpu]' (and "
+                "uninstall onnxruntime, which owns the same module)."
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self.precision = precision
         self._input = inputs[0].name
         self._outputs = [output.name for output in outputs]
         # The package has no common base for its errors: what the border must catch is named by no public type.
         try:
-            self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(graph), options, providers=_PROVIDERS[name])
         except Exception as error:
-            raise ArtifactMismatch(f"ONNX Runtime cannot load {graph}: {_first_line(error)}.") from error
+            raise ArtifactMismatch(
+                f"ONNX Runtime cannot load {graph} ({precision}) with {provider}: {_first_line(error)}."
+            ) from error
+        if self._session.get_providers()[0] != provider:
+            raise MissingDependency(
+                f"ONNX Runtime could not start {provider} and fell back to {self._session.get_providers()[0]}: check "
+                "the driver and the CUDA libraries it was built for."
+            )
         self._check(graph, inputs, self._session.get_inputs())
         self._check(graph, outputs, self._session.get_outputs())
 

@@ -17,9 +17,10 @@ class Graph(nn.Module):
     scale_C: Tensor
     shift_C: Tensor
 
-    def __init__(self, model: ViT, preprocess: Preprocess) -> None:
+    def __init__(self, model: ViT, preprocess: Preprocess, *, tokens: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.tokens = tokens
         # One multiply and one add per value: (v / 255 - mean) / std.
         std = torch.tensor(preprocess.std, dtype=torch.float64)
         mean = torch.tensor(preprocess.mean, dtype=torch.float64)
@@ -29,7 +30,8 @@ class Graph(nn.Module):
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of what `forward` returns."""
-        return ("pre_logits", "logits") if self.model.head is not None else ("pre_logits",)
+        logits = ("logits",) if self.model.head is not None else ()
+        return ("pre_logits", *logits, *(("tokens",) if self.tokens else ()))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """`pre_logits` [B, D] and, with a head, `logits` [B, L]."""
@@ -43,7 +45,7 @@ class Graph(nn.Module):
 
     def _run(self, image: Tensor | Patches) -> tuple[Tensor, ...]:
         out = self.model(image)
-        return (out.pre_logits,) if out.logits is None else (out.pre_logits, out.logits)
+        return tuple(getattr(out, name) for name in self.output_names)
 
 
 class TorchRuntime:
@@ -52,8 +54,8 @@ class TorchRuntime:
     name = "torch"
     precision = "fp32"
 
-    def __init__(self, model: ViT, preprocess: Preprocess) -> None:
-        self.graph = Graph(model, preprocess).eval()
+    def __init__(self, model: ViT, preprocess: Preprocess, *, tokens: bool = False) -> None:
+        self.graph = Graph(model, preprocess, tokens=tokens).eval()
         self._patch_size = preprocess.patch_size
 
     @torch.inference_mode()
