@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Final
 
 from sovit import __version__
-from sovit.cores import available_cores
+from sovit.machine import package_version, this_machine
 
-_PACKAGES: Final = ("torch", "onnxruntime", "numpy", "pillow", "bentoml", "uvicorn")
+_PACKAGES: Final = ("numpy", "pillow", "bentoml", "uvicorn")
 
 
 def conditions() -> dict[str, Any]:
     """Processor, cores, load, versions and time of day."""
+    machine = this_machine()
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": _processor(),
-        "cores": available_cores(),
+        "processor": machine.processor,
+        "cores": machine.cores,
+        "gpu": machine.gpu,
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "python": sys.version.split()[0],
         "sovit": __version__,
-        "packages": {package: found for package in _PACKAGES if (found := _version(package))},
+        "packages": machine.engines | {name: found for name in _PACKAGES if (found := package_version(name))},
     }
 
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

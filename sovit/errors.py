@@ -113,6 +113,12 @@ class ArtifactMismatch(SoViTError):
     exit_code = EXIT_USAGE
 
 
+class PlanMismatch(SoViTError):
+    """No compiled plan for this artifact on this machine, or one of another GPU, TensorRT or artifact."""
+
+    exit_code = EXIT_USAGE
+
+
 class ParityError(SoViTError):
     """Outputs further from the fp32 reference than the tolerance table allows."""
 

@@ -1,0 +1,70 @@
+"""What machine this is, as far as plans, tuned profiles and published numbers depend on it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import ClassVar, Final
+
+from pydantic import ConfigDict
+
+from sovit.cores import available_cores
+from sovit.jsonio import STRICT
+
+_ENGINES: Final = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Processor, the cores this process may use, the first GPU by name ("" for none), and the engines' versions."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    processor: str
+    cores: int
+    gpu: str
+    engines: dict[str, str]
+
+
+@cache
+def this_machine() -> Machine:
+    """The machine this process runs on."""
+    engines = {name: found for name in _ENGINES if (found := package_version(name))}
+    return Machine(processor=_processor(), cores=available_cores(), gpu=_gpu(), engines=engines)
+
+
+def package_version(package: str) -> str | None:
+    """The installed version of a package, None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpu() -> str:
+    """The name the driver's own library gives, without starting CUDA."""
+    try:
+        import pynvml
+    except ImportError:
+        return ""
+    try:
+        pynvml.nvmlInit()
+        try:
+            name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+            return name if isinstance(name, str) else name.decode()
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return ""
