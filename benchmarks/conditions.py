@@ -26,4 +26,3 @@ def conditions() -> dict[str, Any]:
         "sovit": __version__,
         "packages": machine.engines | {name: found for name in _PACKAGES if (found := package_version(name))},
     }
-
