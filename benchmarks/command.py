@@ -39,30 +39,31 @@ def latency(arguments: argparse.Namespace) -> Result:
         for target in arguments.targets:
             with console.status(f"loading {escape(target)}"):
                 artifacts.append((target, resolve(target, image_size, 0, Path(scratch))))
-        rows = measure(artifacts, arguments.batch, rounds=rounds, threads=threads, console=console)
+        rows = measure(
+            artifacts, arguments.batch, rounds=rounds, runtime=arguments.runtime, threads=threads, console=console
+        )
     data = {
         "benchmark": "latency",
         "quick": arguments.quick,
-        "runtime": "onnxruntime",
-        "precision": "fp32",
         "threads": threads,
         "conditions": before,
         "rows": [asdict(row) for row in rows],
     }
     if arguments.out:
         write_json(arguments.out, data)
-    note = f"{'quick run, ' if arguments.quick else ''}onnxruntime fp32, {threads} threads, {before['processor']}"
+    note = f"{'quick run, ' if arguments.quick else ''}{threads} threads, {before['processor']}"
     return Result(data, _table(rows, note))
 
 
 def _table(rows: list[Row], note: str) -> Table:
-    table = Table("model", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "GFLOPs", "time", caption=note)
+    table = Table("model", "runtime", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "GFLOPs", "time", caption=note)
     table.columns[0].overflow = "fold"
-    for column in table.columns[1:]:
+    for column in table.columns[2:]:
         column.justify = "right"
     for row in rows:
         table.add_row(
             escape(row.target),
+            f"{row.runtime} {row.precision}",
             str(row.batch),
             f"{row.p50_ms:.2f}",
             f"{row.p90_ms:.2f}",

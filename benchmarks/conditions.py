@@ -10,7 +10,7 @@ from typing import Any, Final
 from sovit import __version__
 from sovit.machine import package_version, this_machine
 
-_PACKAGES: Final = ("numpy", "pillow", "bentoml", "uvicorn")
+_PACKAGES: Final = ("torch", "numpy", "pillow", "bentoml", "uvicorn")
 
 
 def conditions() -> dict[str, Any]:

@@ -27,6 +27,7 @@ from sovit.cost import cost
 from sovit.errors import ConfigError
 from sovit.runtime.base import Runtime
 from sovit.runtime.open import open_runtime
+from sovit.runtime.profile import AUTO
 
 # Warm-up ends when the medians of two groups of runs in a row agree, or after so many groups.
 _GROUP: Final = 3
@@ -39,6 +40,8 @@ class Row:
     """One artifact at one batch size. Times are in milliseconds for a whole batch; `ratio` is to the first row."""
 
     target: str
+    runtime: str
+    precision: str
     batch: int
     runs: int
     warmup_runs: int
@@ -68,11 +71,12 @@ def measure(
     batches: Sequence[int],
     *,
     rounds: int,
-    threads: int | None,
+    runtime: str = AUTO,
+    threads: int,
     console: Console,
 ) -> list[Row]:
     """Time every artifact at every batch size, in turns. The first artifact is the measure of the others."""
-    lanes = [(target, artifact, open_runtime(artifact, threads=threads)) for target, artifact in artifacts]
+    lanes = [(target, artifact, open_runtime(artifact, runtime, threads=threads)) for target, artifact in artifacts]
     cases = [(lane, batch) for batch in batches for lane in lanes]
     inputs = [_images(artifact, batch) for (_, artifact, _), batch in cases]
     seconds = np.zeros((len(cases), rounds))
@@ -80,21 +84,23 @@ def measure(
         task = progress.add_task("measuring", total=len(cases) * rounds)
         warmups = [_warm_up(lane[2], image) for (lane, _), image in zip(cases, inputs, strict=True)]
         for turn in range(rounds):
-            for index, ((_, _, runtime), _) in enumerate(cases):
+            for index, ((_, _, lane), _) in enumerate(cases):
                 began = time.perf_counter()
-                runtime.run(inputs[index])
+                lane.run(inputs[index])
                 seconds[index, turn] = time.perf_counter() - began
                 progress.advance(task)
-    for _, _, runtime in lanes:
-        runtime.close()
+    for _, _, lane in lanes:
+        lane.close()
     rows = []
-    for index, ((target, artifact, _), batch) in enumerate(cases):
+    for index, ((target, artifact, lane), batch) in enumerate(cases):
         first = (index // len(lanes)) * len(lanes)
         p50, p90, p99 = np.percentile(seconds[index], (50, 90, 99))
         flops = cost(artifact.manifest.model).flops
         rows.append(
             Row(
                 target=target,
+                runtime=lane.name,
+                precision=lane.precision,
                 batch=batch,
                 runs=rounds,
                 warmup_runs=warmups[index],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +13,26 @@ from numpy.typing import NDArray
 from export.graph import Types
 from export.reference import calibration_images, reference_images
 from export.to_onnx import ExportOptions, export_onnx, from_checkpoint, from_random
+from sovit.artifact import parse_batch
 from sovit.checkpoint import is_checkpoint
 from sovit.cli import Result
 from sovit.config import parse_image_size, variant_config
 from sovit.errors import ConfigError
 from sovit.preprocess import Preprocess
+from sovit.runtime.tensorrt.compile import compile_plan
+from sovit.runtime.tensorrt.cuda import current_gpu
+from sovit.runtime.tensorrt.options import CompileOptions, compile_options
+from sovit.runtime.tensorrt.runtime import load_tensorrt
 
 
 def export(arguments: argparse.Namespace) -> Result:
     """Export a checkpoint, or a variant with random weights."""
     folder = Path(arguments.source)
     image_size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
+    compiling = _compile_options(arguments)
     options = ExportOptions(
         precision=arguments.precision,
-        batch=_batch(arguments.batch),
+        batch=ExportOptions.batch if arguments.batch is None else parse_batch(arguments.batch),
         outputs=tuple(arguments.outputs) if arguments.outputs else None,
     )
     name = arguments.name or arguments.out.resolve().name
@@ -54,23 +61,28 @@ def export(arguments: argparse.Namespace) -> Result:
             f"parity of {parity.runtime} with fp32 torch on {parity.images} images: relative error "
             f"{parity.relative_error:.2e}, cosine {parity.cosine:.7f}{agreement}"
         )
-    data = {
+    data: dict[str, Any] = {
         "artifact": str(arguments.out),
         "bytes": size,
         "parity": [asdict(each) for each in artifact.manifest.parity],
     }
+    if compiling is not None:
+        compiled = compile_plan(artifact, compiling)
+        lines.append(f"plan: {compiled.path} ({compiled.bytes / 1e6:,.1f} MB) for {compiled.plan.gpu}")
+        data |= {"plan": {"path": str(compiled.path), **asdict(compiled.plan)}}
     return Result(data, "\n".join(lines))
 
 
-def _batch(text: str | None) -> tuple[int, int, int]:
-    """`"1:8:64"` to the least, the usual and the largest batch."""
-    if text is None:
-        return ExportOptions.batch
-    parts = text.split(":")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ConfigError(f"--batch {text!r} is not MIN:OPT:MAX as in 1:8:64.")
-    least, usual, most = (int(part) for part in parts)
-    return least, usual, most
+def _compile_options(arguments: argparse.Namespace) -> CompileOptions | None:
+    """How to compile for `--to tensorrt`. What is missing here for that is said before the work."""
+    given = compile_options(arguments)
+    if arguments.to == "tensorrt":
+        load_tensorrt()
+        current_gpu()
+        return given
+    if replace(given, batch=None) != CompileOptions():
+        raise ConfigError("--workspace-gib, --builder-level and --hardware-compatibility are for --to tensorrt.")
+    return None
 
 
 def _calibration(

@@ -71,7 +71,7 @@ def write_graph(
     """Write the graph of a model whose float32 `weights` have the torch module's names, with these outputs.
 
     `ranges` are the largest absolute values of activations, by the name of the layer that takes them, and of each
-    block's `attn.q`, `attn.k` and `attn.v`; quantised precisions need them.
+    block's `attn.q`, `attn.k` and `attn.v`. A quantised precision quantises what has a range.
     """
     builder = GraphBuilder()
     _ViTGraph(builder, config, weights, Types.of(precision), ranges or {}).write(
@@ -220,7 +220,7 @@ class _ViTGraph:
         if scale in self._weights:
             weight = weight * self._weights[scale][:, None]
             bias = None if bias is None else bias * self._weights[scale]
-        if self._types.quantized:
+        if self._types.quantized and name in self._ranges:
             product = graph.node("MatMul", self._quantize(x_BND, name), self._quantized_weight(name, weight))
         else:
             product = graph.node("MatMul", x_BND, graph.constant(f"{name}.weight", weight.T.astype(rest, copy=False)))

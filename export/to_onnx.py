@@ -41,7 +41,8 @@ from sovit.errors import ConfigError
 from sovit.model import LayerScale, ViT
 from sovit.parity import measure_parity
 from sovit.preprocess import Preprocess
-from sovit.runtime.open import open_runtime, parity_runtimes
+from sovit.runtime.open import open_lanes, parity_runtimes
+from sovit.runtime.profile import Setting
 from sovit.runtime.pytorch import TorchRuntime
 from sovit.spec import ModelSpec
 
@@ -56,12 +57,12 @@ class ExportOptions:
     """
 
     precision: Precision = "fp32"
-    batch: tuple[int, int, int] = (1, 8, 1024)
+    batch: tuple[int, int, int] = (1, 8, 64)
     outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
-            raise ConfigError(f"batch is {':'.join(map(str, self.batch))}, it must be MIN:OPT:MAX as in 1:8:1024.")
+            raise ConfigError(f"batch is {':'.join(map(str, self.batch))}, it must be MIN:OPT:MAX as in 1:8:64.")
 
     def spec(self, source: ModelSpec) -> ModelSpec:
         """The model to write: without its head where nobody asks for logits. Raises `ConfigError` for a lack of one."""
@@ -180,7 +181,7 @@ def export_onnx(
         )
         parity = []
         for name in parity_runtimes(precision):
-            runtime = open_runtime(Artifact(folder, manifest), name)
+            runtime = open_lanes(Artifact(folder, manifest), Setting(runtime=name))[0]
             parity.append(measure_parity(runtime, images_BYXC, reference).require())
             runtime.close()
         manifest = replace(manifest, parity=tuple(parity))

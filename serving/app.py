@@ -60,7 +60,7 @@ from sovit.errors import (
     UnsupportedImage,
 )
 from sovit.predict import to_classifications, to_embeddings
-from sovit.runtime.open import open_runtime
+from sovit.runtime.open import open_lanes, setting_for
 from sovit.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -98,20 +98,22 @@ def start_service(config: ServeConfig) -> Service:
     """Verify the artifact, load it into every lane and warm it on exactly the shapes to be served."""
     artifact = open_artifact(config.artifact)
     manifest = artifact.manifest
-    cores = available_cores()
-    threads = config.threads or max(1, cores // config.lanes)
-    runtimes = [open_runtime(artifact, config.runtime, threads=threads) for _ in range(config.lanes)]
+    setting = setting_for(
+        artifact, config.tuned_for, runtime=config.runtime, threads=config.threads, lanes=config.lanes,
+        batch=config.max_batch,
+    )  # fmt: skip
+    runtimes = open_lanes(artifact, setting)
     metrics = Metrics()
-    engine = Engine(runtimes, max_batch=config.max_batch, max_queue=config.max_queue, on_batch=metrics.on_batch)
+    engine = Engine(runtimes, max_batch=setting.batch, max_queue=config.max_queue, on_batch=metrics.on_batch)
     images, _ = artifact.reference()
     engine.start(images[0])
     model = {
         "name": config.name or manifest.name,
         "artifact": artifact.sha256[:12],
         "precision": manifest.precision,
-        "runtime": config.runtime,
+        "runtime": setting.runtime,
     }
-    decoders = ThreadPoolExecutor(config.decode_threads or cores, thread_name_prefix="decode")
+    decoders = ThreadPoolExecutor(config.decode_threads or available_cores(), thread_name_prefix="decode")
     return Service(config, manifest, model, engine, decoders, metrics)
 
 

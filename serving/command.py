@@ -24,6 +24,7 @@ DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 3000
 _FIELDS: Final = (
     "runtime",
+    "tuned_for",
     "lanes",
     "threads",
     "max_batch",

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from sovit.decode import DecodeLimits
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT, from_dict, read_json
+from sovit.runtime.profile import Goal
 
 ENVIRONMENT_VARIABLE: Final = "SOVIT_SERVE_CONFIG"
 
@@ -20,10 +21,11 @@ ENVIRONMENT_VARIABLE: Final = "SOVIT_SERVE_CONFIG"
 class ServeConfig:
     """How one artifact is served.
 
-    `lanes` runtimes run side by side with `threads` CPU threads each (0: the cores divided among the lanes). A batch
-    is what waits when a lane falls free, at most `max_batch` images: nobody waits for a batch to fill. `max_queue`
-    bounds the images waiting, `max_images` those of one request, `max_body_bytes` its body; `timeout_seconds` is the
-    time a request may take, from its first byte to its result.
+    `lanes` runtimes run side by side with `threads` CPU threads each; a batch is what waits when a lane falls free, at
+    most `max_batch` images: nobody waits for a batch to fill. What is left open of these (`auto`, 0) is what
+    `sovit tune` found on this machine to be the best for `tuned_for`, or one lane with all cores and batches of 8 where
+    it has not run. `max_queue` bounds the images waiting, `max_images` those of one request, `max_body_bytes` its body;
+    `timeout_seconds` is the time a request may take, from its first byte to its result.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -31,10 +33,11 @@ class ServeConfig:
     artifact: str
     name: str = ""
     runtime: str = "auto"
-    lanes: int = 1
+    tuned_for: Goal = "latency"
+    lanes: int = 0
     threads: int = 0
+    max_batch: int = 0
     decode_threads: int = 0
-    max_batch: int = 8
     max_queue: int = 256
     max_images: int = 64
     max_body_bytes: int = 32 * 1024 * 1024
@@ -42,10 +45,10 @@ class ServeConfig:
     decode: DecodeLimits = field(default_factory=DecodeLimits)
 
     def __post_init__(self) -> None:
-        for name in ("lanes", "max_batch", "max_queue", "max_images", "max_body_bytes"):
+        for name in ("max_queue", "max_images", "max_body_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
-        for name in ("threads", "decode_threads"):
+        for name in ("lanes", "threads", "max_batch", "decode_threads"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be 0 (choose for me) or more.")
         if self.timeout_seconds <= 0:

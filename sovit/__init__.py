@@ -41,7 +41,7 @@ def import_checkpoint(source: str | Path, folder: str | Path, options: ImportOpt
     return run(source, folder, options)
 
 
-def load_artifact(folder: str | Path, *, runtime: str = "auto", threads: int | None = None) -> Predictor:
+def load_artifact(folder: str | Path, *, runtime: str = "auto", threads: int = 0) -> Predictor:
     """A `Predictor` of an artifact folder: `.classify(images, top_k=5)`, `.embed(images, normalize=True)`."""
     from sovit.predict import load_artifact as load
 

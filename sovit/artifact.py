@@ -105,6 +105,15 @@ def output_tensors(model: ViTConfig, *, tokens: bool = False) -> tuple[TensorInf
     return tuple(TensorInfo(name=name, dtype="float32", shape=("B", *shape)) for name, shape in shapes.items())
 
 
+def parse_batch(text: str) -> tuple[int, int, int]:
+    """`"1:8:64"` to the least, the usual and the largest batch. Raises `ConfigError` for anything else."""
+    parts = text.split(":")
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ConfigError(f"batch {text!r} is not MIN:OPT:MAX as in 1:8:64.")
+    least, usual, most = (int(part) for part in parts)
+    return least, usual, most
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A checked artifact folder."""

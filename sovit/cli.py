@@ -72,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     from sovit.artifact import OPSETS, OUTPUTS, Precision
     from sovit.config import PositionResampling
     from sovit.preprocess import Interpolation, ResizeRule
+    from sovit.runtime.profile import Goal
+    from sovit.runtime.tensorrt.options import add_compile_options
     from sovit.spec import Score
 
     parser = argparse.ArgumentParser(
@@ -142,17 +144,20 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument(
         "source", metavar="CHECKPOINT|VARIANT", help="a variant gets random weights, to measure its cost"
     )
-    export.add_argument("--to", choices=["onnx"], default="onnx")
+    export.add_argument(
+        "--to", choices=["onnx", "tensorrt"], default="onnx", help="tensorrt: export, and compile on this machine"
+    )
     export.add_argument("--precision", choices=get_args(Precision), default="fp32", help="products, and the rest")
     export.add_argument("--image-size", help="pixels, N or YxX (default: the checkpoint's own; 224 for a variant)")
     export.add_argument("--num-classes", type=int, help="size of a variant's head (default: none)")
     export.add_argument("--reference", type=Path, metavar="IMAGES", help="folder of real images for the parity check")
     export.add_argument("--calibrate", type=Path, metavar="IMAGES", help="folder of real images, for int8 and fp8")
-    export.add_argument("--batch", metavar="MIN:OPT:MAX", help="batch sizes the artifact is for (default: 1:8:1024)")
+    export.add_argument("--batch", metavar="MIN:OPT:MAX", help="batch sizes the artifact is for (default: 1:8:64)")
     export.add_argument(
         "--outputs", nargs="+", choices=OUTPUTS, help="of the graph (default: pre_logits, and logits with a head)"
     )
     export.add_argument("--opset", type=int, choices=OPSETS, default=OPSETS[-1], help="of ONNX (default: %(default)s)")
+    add_compile_options(export, batch=False)
     export.add_argument("--name", help="the model's name in replies (default: the artifact folder's)")
     export.add_argument("--out", required=True, type=Path, metavar="ARTIFACT")
     with_json(export)
@@ -161,6 +166,22 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("artifact", metavar="ARTIFACT")
     check.add_argument("--runtime", default="auto", help="which engine to check (default: the best one here)")
     with_json(check)
+
+    compiling = command(
+        "compile",
+        _by_name("sovit.runtime.tensorrt.command", "compile_artifact"),
+        "compile an artifact with TensorRT for this machine's GPU",
+    )
+    compiling.add_argument("artifact", metavar="ARTIFACT")
+    add_compile_options(compiling)
+    with_json(compiling)
+
+    tune = command("tune", _by_name("sovit.runtime.tuning.command", "tune_artifact"), "find the best settings here")
+    tune.add_argument("artifact", metavar="ARTIFACT")
+    tune.add_argument("--runtime", nargs="+", help="engines to try (default: all that can take the artifact here)")
+    tune.add_argument("--max-batch", type=int, default=32, help="largest batch to try (default: %(default)s)")
+    tune.add_argument("--rounds", type=int, default=10, help="timed turns of each setting (default: %(default)s)")
+    with_json(tune)
 
     classify = command("classify", _classify, "classify images")
     classify.add_argument("target", metavar="ARTIFACT|URL")
@@ -181,9 +202,12 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default: 3000)")
     serve.add_argument("--runtime", help="engine to run the artifact in")
-    serve.add_argument("--lanes", type=int, help="batches that run side by side")
-    serve.add_argument("--threads", type=int, help="CPU threads of one lane")
-    serve.add_argument("--max-batch", type=int, help="most images in one run")
+    serve.add_argument(
+        "--tuned-for", choices=get_args(Goal), help="which of the settings that tune found (default: latency)"
+    )
+    serve.add_argument("--lanes", type=int, help="batches that run side by side (default: as tuned, or 1)")
+    serve.add_argument("--threads", type=int, help="CPU threads of one lane (default: as tuned, or the cores)")
+    serve.add_argument("--max-batch", type=int, help="most images in one run (default: as tuned, or 8)")
     serve.add_argument("--max-queue", type=int, help="most images waiting")
     serve.add_argument("--max-images", type=int, help="most images in one request")
     serve.add_argument("--max-body-bytes", type=int, help="largest request body")
@@ -196,6 +220,7 @@ def build_parser() -> argparse.ArgumentParser:
     latency.add_argument("targets", metavar="ARTIFACT|VARIANT", nargs="+", help="a variant gets random weights")
     latency.add_argument("--image-size", help="pixels of the variants, N or YxX (default: 224)")
     latency.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes (default: 1)")
+    latency.add_argument("--runtime", default="auto", help="engine to run them in (default: the best one here)")
     latency.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     latency.add_argument("--rounds", type=int, default=30, help="timed runs of each row (default: 30)")
     latency.add_argument("--quick", action="store_true", help="10 timed runs; the result says so")

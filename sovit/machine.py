@@ -14,12 +14,15 @@ from pydantic import ConfigDict
 from sovit.cores import available_cores
 from sovit.jsonio import STRICT
 
-_ENGINES: Final = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
+_ENGINES: Final = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Processor, the cores this process may use, the first GPU by name ("" for none), and the engines' versions."""
+    """Processor, the cores this process may use, the first GPU by name ("" for none), and the engines' versions.
+
+    Torch is none of the engines: a service has none, and runs on what was tuned beside one.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -42,6 +45,16 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def free_memory() -> int | None:
+    """Bytes that can be taken without swapping, None where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def _processor() -> str:

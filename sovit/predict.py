@@ -14,7 +14,8 @@ from sovit.artifact import open_artifact
 from sovit.decode import DecodeLimits, ImageSource
 from sovit.errors import ConfigError, RuntimeFailure
 from sovit.runtime.base import Runtime
-from sovit.runtime.open import AUTO, open_runtime
+from sovit.runtime.open import open_lanes, setting_for
+from sovit.runtime.profile import AUTO
 from sovit.spec import ModelSpec, Score
 
 DEFAULT_TOP_K: Final = 5
@@ -75,10 +76,11 @@ class Predictor:
             yield outputs
 
 
-def load_artifact(folder: str | Path, *, runtime: str = AUTO, threads: int | None = None) -> Predictor:
-    """Open and verify an artifact folder and load it into a runtime."""
+def load_artifact(folder: str | Path, *, runtime: str = AUTO, threads: int = 0) -> Predictor:
+    """Open and verify an artifact folder and load it: into the runtime and with the threads that are best here."""
     artifact = open_artifact(folder)
-    return Predictor(open_runtime(artifact, runtime, threads=threads), artifact.manifest)
+    setting = setting_for(artifact, runtime=runtime, threads=threads, lanes=1)
+    return Predictor(open_lanes(artifact, setting)[0], artifact.manifest, batch_size=setting.batch)
 
 
 def load_checkpoint(folder: str | Path) -> Predictor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from sovit.artifact import Artifact
 from sovit.checkpoint import save_checkpoint
 from sovit.config import ViTConfig
-from sovit.model import Block, ViT
+from sovit.model import ViT
 from sovit.preprocess import Preprocess
 from sovit.spec import ModelSpec
 
@@ -46,29 +47,6 @@ def random_model(config: ViTConfig, seed: int = 0) -> ViT:
     return model
 
 
-@torch.no_grad()
-def outliers(model: ViT, seed: int = 0) -> ViT:
-    """The same function with outlier channels: LayerNorm's 30 times as large, values' 60 times, three of each a block.
-
-    The weights that read a channel are divided to match.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for block in model.blocks:
-        assert isinstance(block, Block)
-        width = len(block.norm1.weight)
-        for norm, layer in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)):
-            channels = torch.randperm(width, generator=generator)[:3]
-            norm.weight[channels] *= 30
-            norm.bias[channels] *= 30
-            layer.weight[:, channels] /= 30
-        channels = torch.randperm(width, generator=generator)[:3]
-        block.attn.qkv.weight[2 * width + channels] *= 60
-        if block.attn.qkv.bias is not None:
-            block.attn.qkv.bias[2 * width + channels] *= 60
-        block.attn.proj.weight[:, channels] /= 60
-    return model
-
-
 def jpeg(color: tuple[int, int, int] = (200, 30, 90), size: tuple[int, int] = (40, 30)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, color).save(buffer, "JPEG", quality=95)
@@ -79,6 +57,15 @@ def png(array: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What somebody tuned or compiled on this machine has no part in the tests."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
 
 
 @pytest.fixture

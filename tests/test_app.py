@@ -32,7 +32,7 @@ def running(artifact: Artifact, runtime: FakeRuntime | None = None, **changes: A
     config = ServeConfig(artifact=str(artifact.folder), runtime="fake", **changes)
     patch = pytest.MonkeyPatch()
     if runtime is not None:
-        patch.setattr(serving.app, "open_runtime", lambda *_, **__: runtime)
+        patch.setattr(serving.app, "open_lanes", lambda *_: [runtime])
     try:
         with TestClient(serving.app.create_app(lambda: config), raise_server_exceptions=False) as client:
             try:

@@ -25,7 +25,7 @@ def test_a_known_sleep_comes_back_with_the_right_numbers(exported: Artifact, mon
     """Sleeps only ever last longer, so the bounds below hold on a busy machine too."""
     slow = Artifact(exported.folder, replace(exported.manifest, name="slow"))
 
-    def runtime(artifact: Artifact, **_: object) -> FakeRuntime:
+    def runtime(artifact: Artifact, *_: object, **__: object) -> FakeRuntime:
         return FakeRuntime(artifact.manifest.model, seconds_per_call=0.03 if artifact is slow else 0.003)
 
     monkeypatch.setattr(benchmarks.latency, "open_runtime", runtime)
@@ -55,7 +55,7 @@ def test_rows_take_turns(exported: Artifact, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         benchmarks.latency,
         "open_runtime",
-        lambda artifact, **_: Recorder(artifact.manifest.model, precision=next(names)),
+        lambda artifact, *_, **__: Recorder(artifact.manifest.model, precision=next(names)),
     )
     measure([("a", exported), ("b", exported)], [1], rounds=5, threads=1, console=Console(quiet=True))
     assert "".join(order[-10:]) == "ab" * 5

@@ -141,7 +141,7 @@ def test_export_of_a_variant_checks_itself(capsys: pytest.CaptureFixture[str], t
         (["train", "digits", "--data", "digits", "--out", "x", "--set", "step=1"], "did you mean steps"),
         (["export", "nowhere", "--out", "x"], "no variant is called 'nowhere'"),
         (["bench", "latency", "mu/16", "--batch", "0"], "--batch 0"),
-        (["serve", "nowhere", "--lanes", "0"], "lanes is 0"),
+        (["serve", "nowhere", "--lanes", "-1"], "lanes is -1"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_status_2(

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import export.builder
+from benchmarks.outliers import add_outliers
 from export.calibrate import calibrate
 from export.graph import write_graph
 from export.quantize import quantization
@@ -30,7 +31,7 @@ from sovit.preprocess import Preprocess
 from sovit.runtime.open import open_runtime, parity_runtimes
 from sovit.runtime.pytorch import TorchRuntime
 from sovit.spec import ModelSpec
-from tests.conftest import outliers, random_model, tiny_spec
+from tests.conftest import random_model, tiny_spec
 
 PRECISIONS = get_args(Precision)
 # Deep enough for errors to add up, with attention that looks at something.
@@ -131,7 +132,7 @@ def test_outlier_channels_stay_within_the_tolerance(precision: Precision, tmp_pa
     """LayerNorm channels 30 times and value channels 60 times as large as the others: the same fp32 function."""
     spec = tiny_spec(**DEEP)
     plain = random_model(spec.model)
-    changed = outliers(random_model(spec.model))
+    changed = add_outliers(random_model(spec.model))
     images = reference_images(spec.preprocess, None)
     one, other = (TorchRuntime(model, spec.preprocess).run(images)["logits"] for model in (plain, changed))
     assert relative_error(other, one) < 1e-5
@@ -147,7 +148,7 @@ def test_without_smoothing_the_outliers_would_be_out_of_the_tolerance(
     )
     spec = tiny_spec(**DEEP)
     with pytest.raises(ParityError, match="int8 is off its fp32 reference"):
-        exported(outliers(random_model(spec.model)), spec, tmp_path / "a", "int8")
+        exported(add_outliers(random_model(spec.model)), spec, tmp_path / "a", "int8")
     assert not (tmp_path / "a").exists()
 
 
@@ -158,7 +159,7 @@ def test_smoothing_keeps_the_function(
     pool: str, qkv_bias: bool, fc_norm: bool, strength: float, registers: int
 ) -> None:
     spec = tiny_spec(pool=pool, qkv_bias=qkv_bias, fc_norm=fc_norm, registers=registers, layer_scale=True)
-    model = outliers(random_model(spec.model))
+    model = add_outliers(random_model(spec.model))
     images = list(reference_images(spec.preprocess, None)[:4])
     weights = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     chosen = quantization(spec.model, weights, calibrate(model, spec.preprocess, images), strength)

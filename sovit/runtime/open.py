@@ -1,21 +1,28 @@
-"""Choose a runtime by name and load an artifact into it. Engines are imported only when chosen."""
+"""Choose a runtime by name, by measurement or by default, and load an artifact into it.
+
+Engines are imported only when chosen.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from typing import Any, Final, get_args
 
 from sovit.artifact import Artifact, Precision
 from sovit.cores import available_cores
 from sovit.errors import ConfigError, MissingDependency
+from sovit.machine import this_machine
 from sovit.runtime.base import Runtime
 from sovit.runtime.ort import Name as OrtName
+from sovit.runtime.ort import has_provider
+from sovit.runtime.profile import AUTO, Goal, Setting, tuned_setting
 
-AUTO: Final = "auto"
 RUNTIMES: Final = (AUTO, *get_args(OrtName), "openvino", "tensorrt", "fake")
+_ORT_ON_GPU: Final[tuple[OrtName, ...]] = ("onnxruntime-tensorrt", "onnxruntime-cuda")  # the faster first
+ON_GPU: Final = ("tensorrt", *_ORT_ON_GPU)
 
-
-# Which runtimes compute what on a CPU: ONNX Runtime has no bf16 products.
+# Which runtimes compute what on a CPU, the faster first: ONNX Runtime has no bf16 products.
 _ON_CPU: Final[dict[str, tuple[str, ...]]] = {
     "fp32": ("onnxruntime", "openvino"),
     "fp16": ("onnxruntime", "openvino"),
@@ -34,37 +41,62 @@ def parity_runtimes(precision: Precision) -> list[str]:
     return found
 
 
-def open_runtime(artifact: Artifact, name: str = AUTO, *, threads: int | None = None) -> Runtime:
-    """Load a checked artifact into the runtime called `name`, with `threads` CPU threads (None: all cores).
+def installed_runtimes(artifact: Artifact) -> list[str]:
+    """The runtimes that can take an artifact here, the likely fastest first: the GPU's, or without one the CPU's."""
+    if this_machine().gpu:
+        from sovit.runtime.tensorrt.runtime import is_compiled
 
-    `auto` is the first of `parity_runtimes`.
+        if is_compiled(artifact):
+            return ["tensorrt", *(name for name in _ORT_ON_GPU if has_provider(name))]
+        if on_gpu := [name for name in _ORT_ON_GPU if has_provider(name)]:
+            return [*on_gpu]
+    return parity_runtimes(artifact.manifest.precision)
+
+
+def setting_for(
+    artifact: Artifact, goal: Goal = "latency", *, runtime: str = AUTO, threads: int = 0, lanes: int = 0, batch: int = 0
+) -> Setting:
+    """How to run an artifact here: what is asked for, and what is left open (`auto`, 0) as `sovit tune` measured it.
+
+    Where nothing was tuned: the first of `installed_runtimes`, one lane, all cores.
     """
-    return open_lanes(artifact, name, threads=threads)[0]
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"no runtime is called {runtime!r}; known are {', '.join(RUNTIMES)}.")
+    found = tuned_setting(artifact, goal, runtime=runtime, threads=threads, lanes=lanes)
+    if found is None:
+        name = installed_runtimes(artifact)[0] if runtime == AUTO else runtime
+        lanes = lanes or 1
+        found = Setting(runtime=name, threads=threads or max(1, available_cores() // lanes), lanes=lanes)
+    return replace(found, batch=batch) if batch else found
 
 
-def open_lanes(artifact: Artifact, name: str, *, threads: int | None = None, lanes: int = 1) -> list[Runtime]:
-    """`lanes` runtimes that may run side by side, with `threads` CPU threads each (None: the cores divided).
+def open_runtime(artifact: Artifact, name: str = AUTO, *, threads: int = 0) -> Runtime:
+    """Load a checked artifact into one lane of the runtime called `name`, with `threads` CPU threads (0: choose)."""
+    return open_lanes(artifact, setting_for(artifact, runtime=name, threads=threads, lanes=1))[0]
+
+
+def open_lanes(artifact: Artifact, setting: Setting) -> list[Runtime]:
+    """As many runtimes as the setting has lanes, which may run side by side.
 
     Raises `ConfigError` for an unknown name, `MissingDependency` where the engine or its device is not there, and
     `ArtifactMismatch` for a graph the engine cannot take.
     """
-    if lanes < 1:
-        raise ConfigError(f"lanes is {lanes}, it must be at least 1.")
-    manifest = artifact.manifest
-    if name == AUTO:
-        name = parity_runtimes(manifest.precision)[0]
+    manifest, name, lanes = artifact.manifest, setting.runtime, setting.lanes
     declared: dict[str, Any] = {
         "precision": manifest.precision, "inputs": manifest.inputs, "outputs": manifest.outputs,
     }  # fmt: skip
     if name in get_args(OrtName):
         from sovit.runtime.ort import OnnxRuntime
 
-        share = threads or max(1, available_cores() // lanes)
-        return [OnnxRuntime(artifact.graph, name=name, threads=share, **declared) for _ in range(lanes)]  # type: ignore[arg-type]
+        return [OnnxRuntime(artifact.graph, name=name, threads=setting.threads, **declared) for _ in range(lanes)]  # type: ignore[arg-type]
     if name == "openvino":
         from sovit.runtime.openvino import open_openvino
 
-        return [*open_openvino(artifact.graph, threads=threads, lanes=lanes, **declared)]
+        return [*open_openvino(artifact.graph, threads=setting.threads, lanes=lanes, **declared)]
+    if name == "tensorrt":
+        from sovit.runtime.tensorrt.runtime import open_tensorrt
+
+        return [*open_tensorrt(artifact, lanes=lanes)]
     if name == "fake":
         from sovit.runtime.fake import FakeRuntime
 

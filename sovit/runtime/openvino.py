@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sovit.cores import available_cores
-from sovit.errors import ArtifactMismatch, ConfigError, MissingDependency, RuntimeFailure
+from sovit.errors import ArtifactMismatch, MissingDependency, RuntimeFailure
 from sovit.preprocess import Images
 
 if TYPE_CHECKING:
@@ -52,20 +51,18 @@ def open_openvino(
     precision: str,
     inputs: Sequence[TensorInfo],
     outputs: Sequence[TensorInfo],
-    threads: int | None = None,
+    threads: int,
     lanes: int = 1,
 ) -> list[OpenVinoRuntime]:
-    """Compile a graph once and give `lanes` lanes of it, each with `threads` CPU threads (None: the cores divided)."""
+    """Compile a graph once and give `lanes` lanes of it, each with `threads` CPU threads."""
     try:
         import openvino
     except ImportError as error:
         raise MissingDependency("openvino is not installed: pip install 'sovit[cpu]'.") from error
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads is {threads}, it must be at least 1.")
     settings = {
         "INFERENCE_PRECISION_HINT": _HINTS.get(precision, "f32"),
         "NUM_STREAMS": lanes,
-        "INFERENCE_NUM_THREADS": lanes * threads if threads else available_cores(),
+        "INFERENCE_NUM_THREADS": lanes * threads,
         "PERFORMANCE_HINT": "LATENCY" if lanes == 1 else "THROUGHPUT",
     }
     try:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sovit.cores import available_cores
-from sovit.errors import ArtifactMismatch, ConfigError, MissingDependency, RuntimeFailure
+from sovit.errors import ArtifactMismatch, MissingDependency, RuntimeFailure
 from sovit.preprocess import Images
 
 if TYPE_CHECKING:
@@ -29,8 +28,17 @@ _PROVIDERS: Final[dict[Name, list[tuple[str, dict[str, str]]]]] = {
 }
 
 
+def has_provider(name: Name) -> bool:
+    """Whether the installed ONNX Runtime was built with what a runtime of ours needs."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return False
+    return _PROVIDERS[name][0][0] in onnxruntime.get_available_providers()
+
+
 class OnnxRuntime:
-    """A graph in one of ONNX Runtime's providers. `threads` None takes all cores; it matters on the CPU only.
+    """A graph in one of ONNX Runtime's providers. `threads` are the CPU's; on a GPU they do next to nothing.
 
     Raises `MissingDependency` where the provider is not there: ONNX Runtime alone would fall back to the CPU silently.
     """
@@ -43,24 +51,22 @@ class OnnxRuntime:
         inputs: Sequence[TensorInfo],
         outputs: Sequence[TensorInfo],
         name: Name = "onnxruntime",
-        threads: int | None = None,
+        threads: int,
     ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingDependency("onnxruntime is not installed: pip install 'sovit[cpu]' (or [gpu]).") from error
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads is {threads}, it must be at least 1.")
         self.name: str = name
         self.precision = precision
         provider = _PROVIDERS[name][0][0]
-        if provider not in onnxruntime.get_available_providers():
+        if not has_provider(name):
             raise MissingDependency(
                 f"this onnxruntime has no {provider}: on a machine with an NVIDIA GPU, pip install 'sovit[gpu]' (and "
                 "uninstall onnxruntime, which owns the same module)."
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cores()
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._input = inputs[0].name

@@ -1,0 +1,1 @@
+"""TensorRT: compile a plan on the machine that will run it, keep it, run it."""
