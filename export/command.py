@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.graph import Types
 from export.reference import calibration_images, reference_images
 from export.to_onnx import ExportOptions, export_onnx, from_checkpoint, from_random
-from sovit.artifact import parse_batch
+from sovit.artifact import OPSETS, parse_batch
 from sovit.checkpoint import is_checkpoint
 from sovit.cli import Result
 from sovit.config import parse_image_size, variant_config
@@ -27,6 +27,8 @@ from sovit.runtime.tensorrt.runtime import load_tensorrt
 
 def export(arguments: argparse.Namespace) -> Result:
     """Export a checkpoint, or a variant with random weights."""
+    if arguments.opset not in OPSETS:
+        raise ConfigError(f"--opset {arguments.opset} cannot be written; known is {', '.join(map(str, OPSETS))}.")
     folder = Path(arguments.source)
     image_size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
     compiling = _compile_options(arguments)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +151,21 @@ def test_weights_that_are_not_finite_are_found_before_export(checkpoint: Path, t
     with pytest.raises(ConfigError, match=r"norm\.bias holds values that are not finite"):
         export_onnx(source, tmp_path / "out", reference_images(source.spec.preprocess, None))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_no_half_artifact(checkpoint: Path, tmp_path: Path) -> None:
+    """A real process whose files may not grow beyond 40 kB, which is less than the graph."""
+    code = (
+        "import resource, sys; from sovit.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); sys.exit(main(sys.argv[1:]))"
+    )
+    out = tmp_path / "there" / "artifact"
+    command = [sys.executable, "-c", code, "export", str(checkpoint), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("sovit: File too large")
+    assert done.stderr.count("\n") == 1
+    assert list(out.parent.iterdir()) == []
 
 
 def test_random_sources_are_reproducible_and_have_a_head_that_says_something() -> None:

@@ -142,6 +142,10 @@ def test_export_of_a_variant_checks_itself(capsys: pytest.CaptureFixture[str], t
         (["export", "nowhere", "--out", "x"], "no variant is called 'nowhere'"),
         (["bench", "latency", "mu/16", "--batch", "0"], "--batch 0"),
         (["serve", "nowhere", "--lanes", "-1"], "lanes is -1"),
+        (["export", "S/16", "--opset", "17", "--out", "x"], "--opset 17 cannot be written; known is 23"),
+        (["export", "S/16", "--precision", "fp32", "--calibrate", "x", "--out", "x"], "means nothing to fp32"),
+        (["export", "S/16", "--outputs", "logits", "--out", "x"], "there can be no logits"),
+        (["export", "S/16", "--batch", "1:2", "--out", "x"], "is not MIN:OPT:MAX"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_status_2(
