@@ -26,6 +26,7 @@ from sovit.runtime.open import open_lanes
 from sovit.runtime.profile import Setting
 
 WARMUPS: Final = 3
+SETTLE_SECONDS: Final = 0.01  # an engine's idle threads spin for a moment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +83,16 @@ class Lane:
 
 
 def race(lanes: Sequence[Lane], rounds: int, advance: Callable[[int], None]) -> list[dict[str, float]]:
-    """Let lanes take turns; the median time of each, and of its ratio to the first, turn by turn, with quartiles."""
+    """Let lanes take turns in random order.
+
+    The median time of each, and of its ratio to the first, turn by turn, with quartiles.
+    """
     seconds = np.zeros((len(lanes), rounds))
+    rng = np.random.default_rng(0)
     for turn in range(rounds):
-        for index, lane in enumerate(lanes):
-            seconds[index, turn] = lane.run()
+        for index in rng.permutation(len(lanes)):  # nobody always follows the same one
+            time.sleep(SETTLE_SECONDS)
+            seconds[index, turn] = lanes[index].run()
             advance(1)
     rows = []
     for index in range(len(lanes)):

@@ -17,7 +17,8 @@ VALUE_FACTOR: Final = 60
 def add_outliers(model: ViT, seed: int = 0) -> ViT:
     """Make three channels of every LayerNorm 30 times as large and three of the values of every attention 60 times.
 
-    The weights that read a channel are divided to match, so in fp32 the function stays the same.
+    The weights that read a channel are divided to match, so in fp32 the function stays the same. (A channel of the
+    residual stream itself cannot be scaled so: LayerNorm takes its mean and variance over all of them.)
     """
     generator = torch.Generator().manual_seed(seed)
     for block in model.blocks:

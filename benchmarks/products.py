@@ -1,7 +1,8 @@
 """A model's matrix products alone, as a graph of its own: what any fp32 runtime has to do at least.
 
-Every dense product of the model at its own size, one after the other, each with weights of its own, so that they come
-from memory as the model's do; nothing between them. With `attention` the two products of every head as well: their
+Every dense product of the tokens at its own size, one after the other, each with weights of its own, so that they come
+from memory as the model's do; nothing between them. Of a MAP head that is keys and values: what it does for its one
+query, less than a thousandth of the whole, is left out. With `attention` the two products of every head as well: their
 operands are the dense product's values read in another order, which costs nothing and has the right sizes.
 """
 

@@ -118,7 +118,8 @@ def measure(
     if choice.ranges != "largest":
         smoothed = ViT(config).eval()
         smoothed.load_state_dict({name: torch.from_numpy(found.weights[name]) for name in smoothed.state_dict()})
-        ranges = ranges | _other_ranges(Graph(smoothed, preprocess).eval(), subject.calibration, choice.ranges)
+        others = _other_ranges(Graph(smoothed, preprocess).eval(), subject.calibration, choice.ranges)
+        ranges = ranges | {name: others[name] for name in ranges.keys() & others.keys()}
     ranges = {name: value for name, value in ranges.items() if not _stays(name, choice, config.depth)}
     path = scratch / "model.onnx"
     outputs = output_tensors(config)
@@ -138,7 +139,7 @@ def measure(
 
 
 def _stays(name: str, choice: Choice, depth: int) -> bool:
-    if not choice.attention and name.rsplit(".", 1)[-1] in "qkv":
+    if not choice.attention and name.rsplit(".", 1)[-1] in ("q", "k", "v"):
         return True
     if choice.left_out is None:
         return False
@@ -167,7 +168,7 @@ def _other_ranges(graph: Graph, images: Images, kind: Ranges) -> dict[str, float
     )
     seen: dict[str, list[NDArray[np.float32]]] = {}
     for name, module in graph.model.named_modules():
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear) and not name.endswith(".q"):
             module.register_forward_pre_hook(
                 lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].numpy().reshape(-1))
             )

@@ -38,7 +38,8 @@ def calibrate(
 
     hooks = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
+        # The query of a MAP head comes from a constant: its layer is none at run time, and `.q` is what it gives.
+        if isinstance(module, nn.Linear) and not name.endswith(".q"):
             hooks.append(module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0])))
         if isinstance(module, (Attention, MapHead)):
             layer, letters = (module.qkv, "qkv") if isinstance(module, Attention) else (module.kv, "kv")

@@ -19,6 +19,7 @@ from sovit.cli import Result
 from sovit.config import parse_image_size, variant_config
 from sovit.errors import ConfigError
 from sovit.preprocess import Preprocess
+from sovit.runtime.open import parity_runtimes
 from sovit.runtime.tensorrt.compile import compile_plan
 from sovit.runtime.tensorrt.cuda import current_gpu
 from sovit.runtime.tensorrt.options import CompileOptions, compile_options
@@ -32,6 +33,7 @@ def export(arguments: argparse.Namespace) -> Result:
     folder = Path(arguments.source)
     image_size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
     compiling = _compile_options(arguments)
+    parity_runtimes(arguments.precision)  # what is missing for the proof is said before the work
     options = ExportOptions(
         precision=arguments.precision,
         batch=ExportOptions.batch if arguments.batch is None else parse_batch(arguments.batch),

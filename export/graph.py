@@ -5,7 +5,8 @@
 The model has a dozen kinds of nodes, so nothing is traced: the batch is dynamic by construction, attention is one node
 on [B, N, D] without a transpose, and every element type is chosen here. `tests/test_graph.py` counts the operators of a
 block; the parity check of every export compares the result with the torch module. Folded into the weights are: the
-normalisation of pixels (into the patch embedding), LayerScale, and the query of the MAP head, which is a constant.
+normalisation of pixels (into the patch embedding), LayerScale, 1 / sqrt(K) of attention (into the queries), and the
+query of the MAP head, which is a constant.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ class _ViTGraph:
         self._weights = weights
         self._types = types
         self._ranges = ranges
+        self._wide: dict[str, str] = {}  # values of which there is a float32 one, by name
 
     def write(self, preprocess: Preprocess, *, tokens: bool) -> None:
         """All of it, from the input to the outputs."""
@@ -109,7 +111,7 @@ class _ViTGraph:
         if not config.fc_norm:
             x_BND = self._norm(x_BND, "norm", narrow=config.pool == "map")
         if tokens:
-            graph.node("Cast", x_BND, output="tokens", to=TensorProto.FLOAT)
+            graph.node("Identity", self._widen(x_BND), output="tokens")
         x_BD = self._pool(x_BND)
         if config.fc_norm:
             x_BD = self._norm(x_BD, "norm", narrow=False)
@@ -145,7 +147,7 @@ class _ViTGraph:
     def _block(self, x_BND: str, name: str) -> str:
         graph = self._graph
         y = self._norm(x_BND, f"{name}.norm1")
-        q, k, v = graph.split(self._linear(y, f"{name}.attn.qkv"), 3)
+        q, k, v = graph.split(self._linear(y, f"{name}.attn.qkv", first=self._query_scale), 3)
         y = self._linear(self._attention(q, k, v, f"{name}.attn"), f"{name}.attn.proj", scale=f"{name}.ls1.gamma")
         x_BND = graph.node("Add", x_BND, y)
         y = self._mlp(self._norm(x_BND, f"{name}.norm2"), f"{name}.mlp", scale=f"{name}.ls2.gamma")
@@ -155,11 +157,13 @@ class _ViTGraph:
         """[B, N, D] to [B, D] in float32."""
         graph, config = self._graph, self._config
         if config.pool == "tok":
-            return self._widen(graph.node("Gather", x_BND, graph.constant("index.0", np.array(0)), axis=1))
+            token = graph.node("Gather", x_BND, graph.constant("index.0", np.array(0)), axis=1)
+            return self._widen(self._as(x_BND, token))
         if config.num_prefix_tokens:
             start, end = [config.num_prefix_tokens], [np.iinfo(np.int64).max]
             names = ("start", start), ("end", end), ("axis.1", [1])
-            x_BND = graph.node("Slice", x_BND, *(graph.constant(f"patches.{name}", value) for name, value in names))
+            limits = (graph.constant(f"patches.{name}", value) for name, value in names)
+            x_BND = self._as(x_BND, graph.node("Slice", x_BND, *limits))
         if config.pool == "gap":
             return graph.node("ReduceMean", self._widen(x_BND), graph.constant("axis.1", [1]), keepdims=0)
         return self._map_head(x_BND, "map_head")
@@ -167,6 +171,7 @@ class _ViTGraph:
     def _map_head(self, x_BND: str, name: str) -> str:
         graph, weights = self._graph, self._weights
         query = weights[f"{name}.probe"] @ weights[f"{name}.q.weight"].T + weights[f"{name}.q.bias"]
+        query = query * np.float32(self._query_scale)
         q = self._expand(f"{name}.query", query.astype(_NUMPY[self._types.rest]), x_BND)
         k, v = graph.split(self._linear(x_BND, f"{name}.kv"), 2)
         y = self._widen(self._linear(self._attention(q, k, v, name), f"{name}.proj"))
@@ -177,7 +182,7 @@ class _ViTGraph:
         # GELU in float32: its tail is where half precision loses most.
         hidden = self._widen(self._linear(x_BND, f"{name}.fc1"))
         approximate = {"erf": "none", "tanh": "tanh"}[self._config.gelu]
-        hidden = self._narrow(self._graph.node("Gelu", hidden, approximate=approximate))
+        hidden = self._narrow(self._note_wide(self._graph.node("Gelu", hidden, approximate=approximate)))
         return self._linear(hidden, f"{name}.fc2", scale=scale)
 
     def _norm(self, x: str, name: str, *, narrow: bool = True) -> str:
@@ -185,13 +190,14 @@ class _ViTGraph:
         gain = graph.constant(f"{name}.weight", self._weights[f"{name}.weight"])
         shift = graph.constant(f"{name}.bias", self._weights[f"{name}.bias"])
         y = graph.node("LayerNormalization", self._widen(x), gain, shift, axis=-1, epsilon=self._config.layer_norm_eps)
+        self._note_wide(y)
         return self._narrow(y) if narrow else y
 
     def _attention(self, q_BND: str, k_BND: str, v_BND: str, name: str) -> str:
         graph, heads = self._graph, self._config.num_heads
         if self._types == Types("int8", "fp32") and f"{name}.q" in self._ranges:
             return self._quantized_attention(q_BND, k_BND, v_BND, name)
-        attributes: dict[str, Any] = {"q_num_heads": heads, "kv_num_heads": heads}
+        attributes: dict[str, Any] = {"q_num_heads": heads, "kv_num_heads": heads, "scale": 1.0}
         if self._types.rest != "fp32":
             attributes["softmax_precision"] = int(TensorProto.FLOAT)
         return graph.node("Attention", q_BND, k_BND, v_BND, **attributes)
@@ -200,23 +206,29 @@ class _ViTGraph:
         """Attention in its parts, so that a CPU runtime can take q, k and v as int8; probabilities stay float32."""
         graph, config = self._graph, self._config
 
-        def heads(value: str, part: str, perm: list[int]) -> str:
+        def heads(value: str, part: str, perm: list[int], scale: float = 1.0) -> str:
             shape = graph.constant("shape.0_N_H_K", [0, -1, config.num_heads, config.head_dim])
             return self._quantize(
-                graph.node("Transpose", graph.node("Reshape", value, shape), perm=perm), f"{name}.{part}"
+                graph.node("Transpose", graph.node("Reshape", value, shape), perm=perm), f"{name}.{part}", scale
             )
 
-        q, k, v = heads(q_BND, "q", [0, 2, 1, 3]), heads(k_BND, "k", [0, 2, 3, 1]), heads(v_BND, "v", [0, 2, 1, 3])
-        scale = graph.constant("scale.K", np.array(config.head_dim**-0.5, np.float32))
-        scores = graph.node("Mul", graph.node("MatMul", q, k), scale)
-        y = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), v)
+        q = heads(q_BND, "q", [0, 2, 1, 3], self._query_scale)
+        k, v = heads(k_BND, "k", [0, 2, 3, 1]), heads(v_BND, "v", [0, 2, 1, 3])
+        y = graph.node("MatMul", graph.node("Softmax", graph.node("MatMul", q, k), axis=-1), v)
         shape = graph.constant("shape.0_N_D", [0, -1, config.width])
         return graph.node("Reshape", graph.node("Transpose", y, perm=[0, 2, 1, 3]), shape)
 
-    def _linear(self, x_BND: str, name: str, scale: str = "") -> str:
-        """A dense layer, with LayerScale's factors folded in where the model has them."""
+    def _linear(self, x_BND: str, name: str, scale: str = "", first: float = 1.0) -> str:
+        """A dense layer, with LayerScale's factors folded in where the model has them.
+
+        `first` multiplies the first third of the outputs, the queries.
+        """
         graph, rest = self._graph, _NUMPY[self._types.rest]
         weight, bias = self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias")
+        if first != 1.0:
+            factors = np.ones(len(weight), np.float32)
+            factors[: len(weight) // 3] = first
+            weight, bias = weight * factors[:, None], None if bias is None else bias * factors
         if scale in self._weights:
             weight = weight * self._weights[scale][:, None]
             bias = None if bias is None else bias * self._weights[scale]
@@ -228,10 +240,15 @@ class _ViTGraph:
             return product
         return graph.node("Add", product, graph.constant(f"{name}.bias", bias.astype(rest, copy=False)))
 
-    def _quantize(self, x: str, name: str) -> str:
+    @property
+    def _query_scale(self) -> float:
+        """1 / sqrt(K), folded into the queries' weights: no runtime multiplies scores, or rounds the factor."""
+        return float(self._config.head_dim**-0.5)
+
+    def _quantize(self, x: str, name: str, factor: float = 1.0) -> str:
         """An activation through the quantised type, one scale for all of it."""
         graph, kind = self._graph, self._types.products
-        scale = graph.constant(f"{name}.scale", self._scale(np.asarray(self._ranges[name])))
+        scale = graph.constant(f"{name}.scale", self._scale(np.asarray(self._ranges[name] * factor)))
         zero = graph.constant(f"zero.{kind}", np.zeros((), _NUMPY[kind]))
         return graph.node("DequantizeLinear", graph.node("QuantizeLinear", x, scale, zero), scale, zero)
 
@@ -263,8 +280,22 @@ class _ViTGraph:
         shape = graph.node("Concat", batch, graph.constant(f"{name}.shape", list(value_1ND.shape[1:])), axis=0)
         return graph.node("Expand", graph.constant(name, value_1ND), shape)
 
+    def _note_wide(self, x: str) -> str:
+        self._wide[x] = x
+        return x
+
+    def _as(self, x: str, part: str) -> str:
+        """A part of a value has its type."""
+        return self._note_wide(part) if self._wide.get(x) == x else part
+
     def _widen(self, x: str) -> str:
-        return x if self._types.rest == "fp32" else self._graph.node("Cast", x, to=TensorProto.FLOAT)
+        if self._types.rest == "fp32" or x in self._wide:
+            return self._wide.get(x, x)
+        return self._note_wide(self._graph.node("Cast", x, to=TensorProto.FLOAT))
 
     def _narrow(self, x: str) -> str:
-        return x if self._types.rest == "fp32" else self._graph.node("Cast", x, to=_ONNX[self._types.rest])
+        if self._types.rest == "fp32":
+            return x
+        narrow = self._graph.node("Cast", x, to=_ONNX[self._types.rest])
+        self._wide[narrow] = x
+        return narrow

@@ -5,8 +5,7 @@ of a channel's size therefore moves into the weights (SmoothQuant, Xiao et al. 2
 s = max|x|^0.5 / max|w|^0.5 where it is made, in the gain of a LayerNorm or the rows of a value projection, and
 multiplied by s where it is used. The fp32 function stays the same. Ranges then reach to the largest value seen.
 
-What else was tried measured no better (`benchmarks/quantization.py`): other strengths, percentiles, entropy, ranges cut
-by each layer's own error, corrected biases.
+What else was tried, and what it measured, is in `benchmarks/quantization.py` and its result file.
 """
 
 from __future__ import annotations
@@ -33,9 +32,17 @@ class Quantization:
 
 
 def quantization(
-    config: ViTConfig, weights: Mapping[str, Array], largest: Mapping[str, Array], strength: float = STRENGTH
+    config: ViTConfig,
+    weights: Mapping[str, Array],
+    largest: Mapping[str, Array],
+    strength: float = STRENGTH,
+    *,
+    tokens: bool = False,
 ) -> Quantization:
-    """Smooth a model's weights and set its ranges, from what `export.calibrate` found."""
+    """Smooth a model's weights and set its ranges, from what `export.calibrate` found.
+
+    With `tokens` among the outputs the last LayerNorm stays as it is: they are what it makes.
+    """
     smooth = _Smoother(dict(weights), largest, strength)
     for index in range(config.depth):
         block = f"blocks.{index}"
@@ -44,7 +51,7 @@ def quantization(
         smooth.after_norm(f"{block}.norm2", f"{block}.mlp.fc1")
         smooth.alone(f"{block}.mlp.fc2")
     if config.pool == "map":
-        if config.fc_norm:  # then the tokens reach the head without a norm
+        if config.fc_norm or tokens:  # with fc_norm the tokens reach the head without a norm
             smooth.alone("map_head.kv")
         else:
             smooth.after_norm("norm", "map_head.kv")

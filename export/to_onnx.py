@@ -158,7 +158,8 @@ def export_onnx(
         weights["pos_embed"] = model.pos_embed.detach().numpy()  # also where it is computed
         ranges: dict[str, float] = {}
         if Types.of(precision).quantized:
-            chosen = quantization(spec.model, weights, calibrate(model, spec.preprocess, calibration))
+            largest = calibrate(model, spec.preprocess, calibration)
+            chosen = quantization(spec.model, weights, largest, tokens=outputs[-1].name == "tokens")
             weights, ranges = chosen.weights, chosen.ranges
         write_graph(folder / GRAPH, spec.model, weights, spec.preprocess, precision, outputs, ranges)
         np.savez(folder / REFERENCE, **{"image": images_BYXC, **reference})  # type: ignore[arg-type]

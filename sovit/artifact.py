@@ -23,7 +23,7 @@ from sovit.jsonio import STRICT, from_dict, read_json, to_dict, write_json
 from sovit.parity import Parity
 from sovit.spec import ModelSpec
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 MANIFEST: Final = "manifest.json"
 GRAPH: Final = "model.onnx"
 REFERENCE: Final = "reference.npz"
@@ -167,7 +167,7 @@ def open_artifact(folder: str | Path) -> Artifact:
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
             raise ArtifactMismatch(
-                f"{folder / MANIFEST} has schema_version {version!r}, this sovit reads {SCHEMA_VERSION}."
+                f"{folder / MANIFEST} has schema_version {version!r}, this sovit reads {SCHEMA_VERSION}: export again."
             )
         manifest = from_dict(Manifest, data, str(folder / MANIFEST))
     except ConfigError as error:

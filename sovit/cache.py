@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from sovit.errors import ConfigError
+
 Kind = Literal["plans", "timings", "profiles"]
 
 
@@ -19,7 +21,9 @@ def cache_folder(kind: Kind) -> Path:
     """Where the cache keeps one kind of thing; made when something is written."""
     # The XDG rule: a relative path in the variable is invalid and is ignored.
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    root = given if given.is_absolute() else Path.home() / ".cache"
+    root = given if given.is_absolute() else Path(os.path.expanduser("~")) / ".cache"
+    if not root.is_absolute():
+        raise ConfigError("there is no home folder for the cache: set XDG_CACHE_HOME to a folder that can be written.")
     return root / "sovit" / kind
 
 

@@ -180,7 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add_argument("artifact", metavar="ARTIFACT")
     tune.add_argument("--runtime", nargs="+", help="engines to try (default: all that can take the artifact here)")
     tune.add_argument("--max-batch", type=int, default=32, help="largest batch to try (default: %(default)s)")
-    tune.add_argument("--rounds", type=int, default=10, help="timed turns of each setting (default: %(default)s)")
+    tune.add_argument("--rounds", type=int, default=7, help="timed turns of each setting (default: %(default)s)")
     with_json(tune)
 
     classify = command("classify", _classify, "classify images")

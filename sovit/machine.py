@@ -48,13 +48,20 @@ def package_version(package: str) -> str | None:
 
 
 def free_memory() -> int | None:
-    """Bytes that can be taken without swapping, None where the system does not say."""
+    """Bytes that can be taken without swapping, of the machine and of the container; None where nobody says."""
+    found = []
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         for line in meminfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
+                found.append(int(line.split()[1]) * 1024)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        found.append(limit - used)
+    except (OSError, ValueError):  # no container, or "max": no limit
+        pass
+    return min(found, default=None)
 
 
 def _processor() -> str:

@@ -85,7 +85,7 @@ def test_an_edited_file_is_named(copy: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "schema_version 2, this sovit reads 1"),
+        ({"schema_version": 3}, "schema_version 3, this sovit reads 2: export again"),
         ({"precision": "fp3"}, "precision"),
         ({"surprise": 1}, "surprise: unknown field"),
         ({"labels": ["one"]}, "1 labels do not fit a head of 3"),

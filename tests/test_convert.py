@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import sovit
-from benchmarks.convert import measure
+from benchmarks.commands import run_sovit
 from benchmarks.foreign import write_big_vision, write_timm, write_transformers
 from export.reference import reference_images
 from export.to_onnx import export_onnx, from_checkpoint
@@ -689,4 +689,4 @@ def test_so400m_in_full_size_needs_less_than_two_and_a_half_times_its_weights(la
     else:
         size = (write_big_vision if layout == "npz" else write_transformers)(model, source)
     assert size > 1.7e9
-    assert measure(source, tmp_path / "out")["peak_rss_bytes"] < 2.5 * size
+    assert run_sovit("convert", str(source), "--to", str(tmp_path / "out"))["peak_rss_bytes"] < 2.5 * size

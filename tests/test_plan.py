@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from sovit.artifact import Artifact
+from sovit.cache import write_whole
 from sovit.errors import PlanMismatch
 from sovit.parity import Parity
 from sovit.runtime.tensorrt.cuda import Gpu
-from sovit.runtime.tensorrt.plan import Plan, bytes_sha256, describe_plan, find_plan, plan_path, remove_plan, write_plan
+from sovit.runtime.tensorrt.plan import Plan, bytes_sha256, find_plan, plan_path, write_plan
 
 H100 = Gpu(name="NVIDIA H100 80GB HBM3", compute_capability="9.0", memory=1, driver="13.0", runtime="13.0")
 H200 = replace(H100, name="NVIDIA H200")
@@ -44,8 +45,7 @@ def plan(artifact: Artifact, **changes: Any) -> Plan:
 def store(artifact: Artifact, **changes: Any) -> Path:
     described = plan(artifact, **changes)
     path = plan_path(artifact.sha256, H100, VERSION, described.hardware_compatibility)
-    write_plan(path, CONTENT)
-    describe_plan(path, described)
+    write_plan(path, CONTENT, described)
     return path
 
 
@@ -74,7 +74,8 @@ def test_hardware_compatible_plans_run_elsewhere(exported: Artifact) -> None:
     assert find_plan(exported, H200, VERSION)[1] == CONTENT
     with pytest.raises(PlanMismatch):
         find_plan(exported, A10, VERSION)
-    remove_plan(path)
+    path.unlink()
+    path.with_suffix(".json").unlink()
     store(exported, hardware_compatibility="ampere_plus")
     assert find_plan(exported, A10, VERSION)[1] == CONTENT
     with pytest.raises(PlanMismatch, match="was compiled for NVIDIA H100 80GB HBM3, and this is Tesla T4"):
@@ -137,9 +138,18 @@ def test_a_damaged_one_is_refused(exported: Artifact, damage: Callable[[Path], N
         find_plan(exported, H100, VERSION)
 
 
-def test_a_plan_that_is_being_replaced_is_not_found_half(exported: Artifact) -> None:
+def test_a_plan_that_is_being_replaced_is_not_found_half(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     path = store(exported)
-    write_plan(path, b"newer machine code")
+
+    def killed_before_the_description(path: Path, content: bytes) -> None:
+        if path.suffix == ".json":
+            raise KeyboardInterrupt
+        write_whole(path, content)
+
+    monkeypatch.setattr("sovit.runtime.tensorrt.plan.write_whole", killed_before_the_description)
+    with pytest.raises(KeyboardInterrupt):
+        write_plan(path, b"newer machine code", plan(exported))
+    assert path.read_bytes() == b"newer machine code"
     with pytest.raises(PlanMismatch, match="no description"):
         find_plan(exported, H100, VERSION)
 

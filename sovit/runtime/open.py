@@ -19,7 +19,8 @@ from sovit.runtime.ort import has_provider
 from sovit.runtime.profile import AUTO, Goal, Setting, tuned_setting
 
 RUNTIMES: Final = (AUTO, *get_args(OrtName), "openvino", "tensorrt", "fake")
-_ORT_ON_GPU: Final[tuple[OrtName, ...]] = ("onnxruntime-tensorrt", "onnxruntime-cuda")  # the faster first
+# The other one builds its engine anew at every start, which takes minutes.
+_ORT_ON_GPU: Final[tuple[OrtName, ...]] = ("onnxruntime-cuda", "onnxruntime-tensorrt")
 ON_GPU: Final = ("tensorrt", *_ORT_ON_GPU)
 
 # Which runtimes compute what on a CPU, the faster first: ONNX Runtime has no bf16 products.
@@ -37,7 +38,8 @@ def parity_runtimes(precision: Precision) -> list[str]:
     """The installed runtimes that compute a precision on a CPU, the better first. Raises `MissingDependency`."""
     found = [name for name in _ON_CPU[precision] if importlib.util.find_spec(name) is not None]
     if not found:
-        raise MissingDependency(f"{precision} needs {' or '.join(_ON_CPU[precision])} here: pip install 'sovit[cpu]'.")
+        names = " or ".join(_ON_CPU[precision])
+        raise MissingDependency(f"{precision} needs {names} for its parity check: pip install {_ON_CPU[precision][0]}.")
     return found
 
 

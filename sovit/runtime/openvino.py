@@ -34,7 +34,7 @@ class OpenVinoRuntime:
     def run(self, image_BYXC: Images) -> dict[str, NDArray[np.float32]]:
         """See `Runtime.run`."""
         try:
-            self._request.infer({self._input: np.ascontiguousarray(image_BYXC)}, share_inputs=True)
+            self._request.infer({self._input: np.ascontiguousarray(image_BYXC)}, share_inputs=True, share_outputs=True)
             # The tensors belong to the request and are written again by its next run.
             return {name: self._request.get_tensor(name).data.copy() for name in self._outputs}
         except RuntimeError as error:

@@ -60,6 +60,8 @@ class OnnxRuntime:
         self.name: str = name
         self.precision = precision
         provider = _PROVIDERS[name][0][0]
+        if name != "onnxruntime":
+            onnxruntime.preload_dlls()  # CUDA's libraries where pip has put them
         if not has_provider(name):
             raise MissingDependency(
                 f"this onnxruntime has no {provider}: on a machine with an NVIDIA GPU, pip install 'sovit[gpu]' (and "

@@ -76,12 +76,13 @@ class Profile:
 def best(measured: Sequence[Measurement], goal: Goal) -> Setting | None:
     """The best of what was measured, None where nothing of use was.
 
-    For latency: what takes the least time for a single image; its `batch` is the one that then gains the most images
-    a second, 1 where batching gains nothing. For throughput: the most images a second.
+    For latency: what takes the least time for a single image (or the least batch there is); its `batch` is the one that
+    then gains the most images a second, 1 where batching gains nothing. For throughput: the most images a second.
     """
     candidates = list(measured)
     if goal == "latency":
-        single = min((m for m in measured if m.batch == 1), key=lambda m: m.milliseconds, default=None)
+        least = min((m.batch for m in measured), default=0)
+        single = min((m for m in measured if m.batch == least), key=lambda m: m.milliseconds, default=None)
         if single is None:
             return None
         engine = (single.runtime, single.threads, single.lanes)
@@ -111,12 +112,12 @@ def tuned_setting(
 
 def find_profile(artifact: Artifact) -> Profile | None:
     """The profile of an artifact on this machine. A damaged or foreign one is named in the log and left aside."""
-    path = _path(artifact)
-    if not path.is_file():
-        return None
     try:
+        path = _path(artifact)
+        if not path.is_file():
+            return None
         profile = from_dict(Profile, read_json(path), str(path))
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:  # a service without a home runs by the defaults
         logger.warning("a tuned profile is ignored, run `sovit tune` again: %s", error)
         return None
     if (profile.artifact_sha256, profile.machine) != (artifact.sha256, this_machine()):

@@ -24,10 +24,8 @@ from sovit.runtime.tensorrt.options import CompileOptions
 from sovit.runtime.tensorrt.plan import (
     Plan,
     bytes_sha256,
-    describe_plan,
     file_name,
     plan_path,
-    remove_plan,
     since_ampere,
     write_plan,
 )
@@ -47,7 +45,7 @@ def compile_plan(artifact: Artifact, options: CompileOptions | None = None) -> C
     """Build the plan of an artifact for this machine's GPU, check its parity there and keep it in the cache.
 
     Takes minutes. Raises `MissingDependency` without TensorRT or a GPU, `RuntimeFailure` with TensorRT's reason where
-    it cannot build, and `ParityError` where the plan computes something else; then no plan is left.
+    it cannot build, and `ParityError` where the plan computes something else; an older plan is then still there.
     """
     options = options or CompileOptions()
     trt = load_tensorrt()
@@ -57,25 +55,19 @@ def compile_plan(artifact: Artifact, options: CompileOptions | None = None) -> C
     batch = options.batch or artifact.manifest.batch
     content = _build(trt, artifact, options, batch, gpu)
     path = plan_path(artifact.sha256, gpu, trt.__version__, options.hardware_compatibility)
-    write_plan(path, content)
-    try:
-        parity = _parity(artifact, path.read_bytes())
-        plan = Plan(
-            artifact_sha256=artifact.sha256,
-            plan_sha256=bytes_sha256(content),
-            gpu=gpu.name,
-            compute_capability=gpu.compute_capability,
-            tensorrt=trt.__version__,
-            hardware_compatibility=options.hardware_compatibility,
-            batch=batch,
-            workspace_gib=options.workspace_gib,
-            builder_level=options.builder_level,
-            parity=parity,
-        )
-        describe_plan(path, plan)
-    except BaseException:
-        remove_plan(path)
-        raise
+    plan = Plan(
+        artifact_sha256=artifact.sha256,
+        plan_sha256=bytes_sha256(content),
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        tensorrt=trt.__version__,
+        hardware_compatibility=options.hardware_compatibility,
+        batch=batch,
+        workspace_gib=options.workspace_gib,
+        builder_level=options.builder_level,
+        parity=_parity(artifact, content),
+    )
+    write_plan(path, content, plan)
     return CompiledPlan(path=path, bytes=len(content), plan=plan)
 
 

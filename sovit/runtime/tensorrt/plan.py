@@ -62,21 +62,14 @@ def plan_path(artifact_sha256: str, gpu: Gpu, tensorrt: str, compatibility: Hard
     return cache_folder("plans") / artifact_sha256 / f"{runs_on}-tensorrt-{tensorrt}.plan"
 
 
-def write_plan(path: Path, content: bytes) -> None:
-    """Write a plan whole. It stays unusable until it is described."""
-    remove_plan(path)
-    write_whole(path, content)
+def write_plan(path: Path, content: bytes, plan: Plan) -> None:
+    """Write a plan that passed its parity check, then its description: from then on it is found.
 
-
-def describe_plan(path: Path, plan: Plan) -> None:
-    """Write the description of a plan whole: from now on it is found."""
-    write_whole(_description(path), (json.dumps(to_dict(plan), indent=2) + "\n").encode())
-
-
-def remove_plan(path: Path) -> None:
-    """Remove a plan and its description, which goes first."""
+    A kill in between, or another process that writes the same plan, leaves a pair that does not fit and is refused.
+    """
     _description(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    write_whole(path, content)
+    write_whole(_description(path), (json.dumps(to_dict(plan), indent=2) + "\n").encode())
 
 
 def find_plan(artifact: Artifact, gpu: Gpu, tensorrt: str) -> tuple[Plan, bytes]:
@@ -84,12 +77,23 @@ def find_plan(artifact: Artifact, gpu: Gpu, tensorrt: str) -> tuple[Plan, bytes]
 
     Raises `PlanMismatch` where there is none, or one that is damaged, undescribed or described for something else.
     """
+    plan, path = find_description(artifact, gpu, tensorrt)
+    content = path.read_bytes()
+    if bytes_sha256(content) != plan.plan_sha256:
+        raise PlanMismatch(
+            f"{path} does not have the hash in its description, it is damaged: run `sovit compile {artifact.folder}`."
+        )
+    return plan, content
+
+
+def find_description(artifact: Artifact, gpu: Gpu, tensorrt: str) -> tuple[Plan, Path]:
+    """As `find_plan`, with the plan's path and without a look at its content."""
     sha256 = artifact.sha256
     fix = f"run `sovit compile {artifact.folder}`"
     for compatibility in get_args(HardwareCompatibility):
         path = plan_path(sha256, gpu, tensorrt, compatibility)
         if path.is_file():
-            return _read(path, sha256, gpu, tensorrt, fix)
+            return _described(path, sha256, gpu, tensorrt, fix), path
     for other in sorted((cache_folder("plans") / sha256).glob("*.json")):
         try:
             plan = from_dict(Plan, read_json(other), str(other))
@@ -116,8 +120,8 @@ def _description(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".plan") + ".json")
 
 
-def _read(path: Path, artifact_sha256: str, gpu: Gpu, tensorrt: str, fix: str) -> tuple[Plan, bytes]:
-    """Check everything the description says, then the plan against it."""
+def _described(path: Path, artifact_sha256: str, gpu: Gpu, tensorrt: str, fix: str) -> Plan:
+    """Check everything the description says."""
     if not _description(path).is_file():
         raise PlanMismatch(f"{path} has no description beside it, so nobody knows what it is for: {fix}.")
     try:
@@ -130,10 +134,7 @@ def _read(path: Path, artifact_sha256: str, gpu: Gpu, tensorrt: str, fix: str) -
         raise PlanMismatch(f"{path} was compiled by TensorRT {plan.tensorrt}, and this is {tensorrt}: {fix}.")
     if not _runs_on(plan, gpu):
         raise PlanMismatch(f"{path} was compiled for {plan.gpu}, and this is {gpu.name}: {fix}.")
-    content = path.read_bytes()
-    if bytes_sha256(content) != plan.plan_sha256:
-        raise PlanMismatch(f"{path} does not have the hash in its description, it is damaged: {fix}.")
-    return plan, content
+    return plan
 
 
 def _runs_on(plan: Plan, gpu: Gpu) -> bool:

@@ -24,7 +24,7 @@ from sovit.artifact import Artifact, Manifest, TensorInfo
 from sovit.errors import ArtifactMismatch, ConfigError, MissingDependency, PlanMismatch, RuntimeFailure
 from sovit.preprocess import Images
 from sovit.runtime.tensorrt.cuda import HOW_TO_GET_IT, DeviceBuffer, Graph, HostBuffer, Stream, current_gpu
-from sovit.runtime.tensorrt.plan import find_plan
+from sovit.runtime.tensorrt.plan import find_description, find_plan
 
 LEAST_VERSION: Final = (10, 14)  # the first whose ONNX parser takes Attention (release notes of its parser)
 
@@ -94,7 +94,7 @@ def open_tensorrt(artifact: Artifact, *, lanes: int = 1) -> list[TensorRtRuntime
 def is_compiled(artifact: Artifact) -> bool:
     """Whether there is a plan of an artifact that this machine can run."""
     try:
-        find_plan(artifact, current_gpu(), load_tensorrt().__version__)
+        find_description(artifact, current_gpu(), load_tensorrt().__version__)
     except (MissingDependency, PlanMismatch, RuntimeFailure):
         return False
     return True

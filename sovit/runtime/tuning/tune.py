@@ -8,7 +8,7 @@ against the artifact's reference first. A batch grows while that gains images a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sovit.artifact import REFERENCE, Artifact
 from sovit.cores import available_cores
-from sovit.errors import ConfigError, SoViTError
+from sovit.errors import ConfigError, RuntimeFailure, SoViTError
 from sovit.machine import free_memory, this_machine
 from sovit.parity import measure_parity
 from sovit.progress import progress
@@ -30,7 +30,7 @@ from sovit.runtime.profile import WORTH, Measurement, Profile, Setting
 _WARMUPS: Final = 2
 _LEAST_SECONDS: Final = 0.5  # of turns, where a run takes next to nothing
 _GPU_LANES: Final = (1, 2)
-_RUNS_A_TURN: Final = 2  # of several lanes, so that they overlap as they do under load
+_RUNS_A_TURN: Final = 2  # so that lanes overlap as they do under load
 _SETTLE_SECONDS: Final = 0.003  # an engine's idle threads spin for a moment, at the cost of the next one's run
 _COPIES: Final = 2.5  # of the weights a runtime may hold while it loads
 
@@ -44,7 +44,7 @@ class TuneOptions:
 
     runtimes: tuple[str, ...] = ()
     max_batch: int = 32
-    rounds: int = 10
+    rounds: int = 7
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "rounds"):
@@ -69,43 +69,31 @@ def tune(artifact: Artifact, options: TuneOptions | None = None) -> Tuned:
         for engine in _engines(name, available_cores())
     ]
     least, _, most = artifact.manifest.batch
-    batches = [2**power for power in range(options.max_batch.bit_length()) if least <= 2**power <= most]
+    powers = {2**power for power in range(options.max_batch.bit_length())}
+    batches = sorted(batch for batch in powers | {least} if least <= batch <= min(most, options.max_batch))
     if not batches:
         raise ConfigError(f"this artifact is for {least} to {most} images; --max-batch {options.max_batch} has none.")
-    images, reference = artifact.reference()
     errors: dict[str, SoViTError] = {}  # by runtime
     left_out: dict[str, str] = {}
     ratios: dict[Setting, float] = {}
-    race: _Race | None = None
+    race = _Race(options.rounds)
     with progress("tuning", len(engines) * len(batches)) as advance:
         for engine in engines:
-            known = any(setting.runtime == engine.runtime for setting in ratios)
-            if engine.runtime in errors:
-                pass
-            elif race is not None and not _fits(artifact, engine):
-                left_out[f"{engine.runtime}, {engine.lanes} lanes of {engine.threads} threads"] = (
-                    "as many copies of the weights do not fit into the memory that is free."
-                )
-            else:
+            if engine.runtime not in errors:
+                known = any(setting.runtime == engine.runtime for setting in ratios)
                 try:
-                    lanes = open_lanes(artifact, engine)
-                    try:
-                        if not known:
-                            measure_parity(lanes[0], images, reference).require()
-                        race = race or _Race(lanes[0], options.rounds)
-                        ratios |= _ladder(race, lanes, engine, batches, images)
-                    finally:
-                        for lane in lanes:
-                            if race is None or lane is not race.anchor:
-                                lane.close()
+                    for setting, ratio in _timed(artifact, engine, race, batches, check=not known):
+                        ratios[setting] = ratio
                 except SoViTError as error:
-                    errors[engine.runtime] = error
-                    left_out[engine.runtime] = str(error)
+                    if known:
+                        left_out[f"{engine.runtime}, {engine.lanes} lanes of {engine.threads} threads"] = str(error)
+                    else:
+                        errors[engine.runtime] = error
             advance(len(batches))
-    if race is not None:
-        race.anchor.close()
-    if race is None or not ratios:
+    race.close()
+    if not ratios:
         raise next(iter(errors.values()))
+    left_out |= {name: str(error) for name, error in errors.items()}
     profile = Profile(
         artifact_sha256=artifact.sha256,
         machine=this_machine(),
@@ -130,27 +118,39 @@ def _engines(runtime: str, cores: int) -> list[Setting]:
     return [Setting(runtime=runtime, threads=threads, lanes=lanes, batch=1) for threads, lanes in pairs]
 
 
-def _ladder(
-    race: _Race, lanes: Sequence[Runtime], engine: Setting, batches: Sequence[int], images_BYXC: NDArray[np.uint8]
-) -> dict[Setting, float]:
-    """Time growing batches until two in a row gain nothing over the best before. Ratios to the anchor."""
-    found: dict[Setting, float] = {}
-    fastest, idle = 0.0, 0
-    for batch in batches:
-        ratio = race.ratio(lanes, images_BYXC[np.arange(batch) % len(images_BYXC)])
-        found[replace(engine, batch=batch)] = ratio
-        idle = 0 if batch / ratio > WORTH * fastest else idle + 1
-        fastest = max(fastest, batch / ratio)
-        if idle == 2:
-            break
-    return found
+def _timed(
+    artifact: Artifact, engine: Setting, race: _Race, batches: Sequence[int], *, check: bool
+) -> Iterator[tuple[Setting, float]]:
+    """Load an engine and time growing batches, until two in a row gain nothing over the best before.
+
+    Gives ratios to the anchor. With `check` the engine must reproduce the artifact's reference first.
+    """
+    images, reference = artifact.reference()
+    if race.anchor is not None and not _fits(artifact, engine):
+        raise RuntimeFailure("as many copies of the weights do not fit into the memory that is free.")
+    lanes = open_lanes(artifact, engine)
+    try:
+        if check:
+            measure_parity(lanes[0], images, reference).require()
+        fastest, idle = 0.0, 0
+        for batch in batches:
+            ratio = race.ratio(lanes, images[np.arange(batch) % len(images)])
+            yield replace(engine, batch=batch), ratio
+            idle = 0 if batch / ratio > WORTH * fastest else idle + 1
+            fastest = max(fastest, batch / ratio)
+            if idle == 2:
+                return
+    finally:
+        for lane in lanes:
+            if lane is not race.anchor:
+                lane.close()
 
 
 class _Race:
-    """Runs of some lanes, in turns with runs of the anchor on one image."""
+    """Runs of some lanes, in turns with runs of the anchor on one image: the first lane that ever ran."""
 
-    def __init__(self, anchor: Runtime, rounds: int) -> None:
-        self.anchor = anchor
+    def __init__(self, rounds: int) -> None:
+        self.anchor: Runtime | None = None
         self._rounds = rounds
         self._seconds: list[float] = []
 
@@ -160,22 +160,35 @@ class _Race:
         return float(np.median(self._seconds))
 
     def ratio(self, lanes: Sequence[Runtime], image_BYXC: NDArray[np.uint8]) -> float:
-        """Time of one run of this batch with all lanes busy, over the anchor's."""
-        runs = 1 if len(lanes) == 1 else _RUNS_A_TURN
+        """Time of one run of this batch with all lanes busy, over the anchor's.
 
-        def work(lane: Runtime) -> None:
+        Whoever's turn it is runs once before the clock starts: the other has just used the caches.
+        """
+        anchor = self.anchor = self.anchor or lanes[0]
+
+        def work(lane: Runtime, runs: int) -> None:
             for _ in range(runs):
                 lane.run(image_BYXC)
 
+        def side_by_side(runs: int) -> None:
+            for _ in pool.map(work, lanes, [runs] * len(lanes)):
+                pass
+
         ratios: list[float] = []
         with ThreadPoolExecutor(len(lanes)) as pool:
-            for _ in range(_WARMUPS):
-                list(pool.map(work, lanes))
+            side_by_side(_WARMUPS)
             until = time.perf_counter() + _LEAST_SECONDS
             while len(ratios) < self._rounds or time.perf_counter() < until:
-                self._seconds.append(_seconds(lambda: self.anchor.run(image_BYXC[:1])))
-                ratios.append(_seconds(lambda: list(pool.map(work, lanes))) / self._seconds[-1])
-        return float(np.median(ratios)) / runs
+                anchor.run(image_BYXC[:1])
+                self._seconds.append(_seconds(lambda: anchor.run(image_BYXC[:1])))
+                side_by_side(1)
+                ratios.append(_seconds(lambda: side_by_side(_RUNS_A_TURN)) / self._seconds[-1] / _RUNS_A_TURN)
+        return float(np.median(ratios))
+
+    def close(self) -> None:
+        """Free the anchor."""
+        if self.anchor is not None:
+            self.anchor.close()
 
 
 def _seconds(call: Callable[[], object]) -> float:
