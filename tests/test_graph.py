@@ -18,7 +18,7 @@ import export.builder
 from benchmarks.outliers import add_outliers
 from export.calibrate import calibrate
 from export.graph import write_graph
-from export.quantize import quantization
+from export.quantize import Quantization, quantization
 from export.reference import reference_images
 from export.to_onnx import ExportOptions, Source, export_onnx
 from sovit.artifact import Artifact, Precision, open_artifact, output_tensors
@@ -154,9 +154,10 @@ def test_outlier_channels_stay_within_the_tolerance(precision: Precision, tmp_pa
 def test_without_smoothing_the_outliers_would_be_out_of_the_tolerance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "export.to_onnx.quantization", lambda *args, tokens: quantization(*args, strength=0.0, tokens=tokens)
-    )
+    def unsmoothed(config: ViTConfig, weights: Any, largest: Any, tokens: bool) -> Quantization:
+        return quantization(config, weights, largest, 0.0, tokens=tokens)
+
+    monkeypatch.setattr("export.to_onnx.quantization", unsmoothed)
     spec = tiny_spec(**DEEP)
     with pytest.raises(ParityError, match="int8 is off its fp32 reference"):
         exported(add_outliers(random_model(spec.model)), spec, tmp_path / "a", "int8")
