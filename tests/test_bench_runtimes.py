@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
+import benchmarks.gpu
 from benchmarks.lanes import Entry, Lane, race
 from benchmarks.outliers import add_outliers
 from benchmarks.products import declared, write_products
+from export.reference import reference_images
+from export.to_onnx import from_random
 from sovit.artifact import Artifact
-from sovit.config import ViTConfig
+from sovit.config import ViTConfig, variant_config
 from sovit.cost import macs
 from sovit.errors import ServiceError
 from sovit.preprocess import Preprocess
@@ -79,3 +83,21 @@ def test_planted_outliers_are_there_and_change_nothing() -> None:
     after = TorchRuntime(model, Preprocess(image_size=(16, 16))).run(images)["pre_logits"]
     assert np.allclose(before, after, rtol=1e-4, atol=1e-5)
     assert int((model.state_dict()["blocks.0.norm1.weight"] != gain).sum()) == 3
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_gpu_table_has_parity_with_every_row(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    source = from_random("mu/16", variant_config("mu/16", image_size=(32, 32)))
+    images = reference_images(source.spec.preprocess, None)
+    rows = benchmarks.gpu.measure(source, images, [1, 4], rounds=2, device=device)
+    assert [(row["what"], row["precision"], row["batch"]) for row in rows[:4]] == [
+        ("torch eager", "fp32", 1), ("torch eager", "fp32", 4), ("torch eager", "bf16", 1), ("torch eager", "bf16", 4),
+    ]  # fmt: skip
+    assert rows[0]["relative_error"] == 0
+    for row in rows[2:]:
+        assert 0 < row["relative_error"] < 3e-2
+        assert row["images_per_second"] == pytest.approx(row["batch"] / row["p50_ms"] * 1e3)
+    if device == "cpu":
+        assert all(row["mfu"] is None for row in rows), "undefined on a CPU"
