@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sovit.errors import ArtifactMismatch, MissingDependency, RuntimeFailure
 from sovit.preprocess import Images
+from sovit.runtime.mapped import release_mapped
 
 if TYPE_CHECKING:
     from sovit.artifact import TensorInfo
@@ -81,9 +82,15 @@ def open_openvino(
         for tensor in declared:
             if actual.get(tensor.name) != (tensor.dtype, tuple(str(side) for side in tensor.shape[1:])):
                 raise ArtifactMismatch(f"{graph} has other inputs or outputs than the manifest declares.")
-    return [
+    found = [
         OpenVinoRuntime(compiled, precision, inputs[0].name, [output.name for output in outputs]) for _ in range(lanes)
     ]
+    weights = graph.with_name(f"{graph.name}.data")
+    if weights.is_file():
+        # The first run packs the weights; the file's own pages are of no use then.
+        found[0].run(np.zeros((1, *(int(side) for side in inputs[0].shape[1:])), np.uint8))
+        release_mapped(weights)
+    return found
 
 
 def _last_line(error: Exception) -> str:
