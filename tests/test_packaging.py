@@ -85,6 +85,26 @@ def test_serving_and_the_core_import_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_an_artifact_is_checked_and_tuned_without_torch_and_checkout(exported: Artifact, tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.modules.update(dict.fromkeys(['torch', 'onnx', 'export', 'train', 'serving', 'benchmarks']))\n"
+        "from sovit.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+
+    def sovit(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *words]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    for runtime in ("onnxruntime", "openvino"):
+        assert f"{runtime} fp32" in sovit("check", str(exported.folder), "--runtime", runtime).stdout
+    assert sovit("tune", str(exported.folder), "--max-batch", "1", "--rounds", "1").returncode == 0
+    assert len(list((tmp_path / "cache" / "sovit" / "profiles").iterdir())) == 1
+    refused = sovit("compile", str(exported.folder))
+    assert refused.returncode == 2
+    assert "TensorRT is not installed: pip install 'sovit[gpu]'" in refused.stderr
+
+
 def test_without_torch_load_model_says_what_to_install() -> None:
     code = (
         "import sys\nsys.modules['torch'] = None\nimport sovit\n"
