@@ -1,7 +1,8 @@
 """One bounded queue, N lanes: valid images in, one future per image out.
 
 A lane is a thread with a runtime of its own. It takes what waits, up to a batch, and runs it; a batch that fails is run
-again image by image, so that a bad one fails alone. A cancelled or late image never reaches a runtime.
+again image by image, so that a bad one fails alone. A cancelled or late image never reaches a runtime. Batches have few
+sizes, powers of two, and every lane is warmed on each of them before it takes work.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,15 @@ logger = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
 Outputs = dict[str, NDArray[np.float32]]
+
+
+LEAST_STUCK_SECONDS: Final = 4.0
+STUCK_FACTOR: Final = 20  # times the slowest run of the warm-up
+
+
+def batch_sizes(most: int) -> tuple[int, ...]:
+    """The sizes of batch that are run: powers of two, and the largest there may be."""
+    return tuple(sorted({most, *(2**power for power in range(most.bit_length()) if 2**power < most)}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +65,27 @@ class Engine:
         self._open = False
         self._seconds_per_image = 0.0
         self._lanes: list[threading.Thread] = []
+        self._sizes = batch_sizes(max_batch)
+        self._stuck_seconds = LEAST_STUCK_SECONDS
+        self._began: list[float | None] = [None] * len(self._runtimes)  # when each lane's run began
 
     def start(self, image_YXC: Image) -> None:
-        """Warm every lane on batches of 1 and `max_batch` of this image, then take work. Raises when that fails."""
+        """Warm every lane on every size of batch with this image, then take work. Raises when that fails."""
+        slowest = 0.0
         for runtime in self._runtimes:
-            for size in sorted({1, self._max_batch}):
+            for size in self._sizes:
                 batch = np.stack([image_YXC] * size)
                 runtime.run(batch)
                 began = time.perf_counter()
                 runtime.run(batch)
-                self._seconds_per_image = (time.perf_counter() - began) / size / len(self._runtimes)
+                seconds = time.perf_counter() - began
+                slowest = max(slowest, seconds)
+                self._seconds_per_image = seconds / size / len(self._runtimes)
+        # Lanes slow each other down, and other processes all of them.
+        self._stuck_seconds = max(LEAST_STUCK_SECONDS, STUCK_FACTOR * slowest * len(self._runtimes))
         self._open = True
         for number, runtime in enumerate(self._runtimes):
-            lane = threading.Thread(target=self._run_lane, args=(runtime,), name=f"lane-{number}", daemon=True)
+            lane = threading.Thread(target=self._run_lane, args=(number, runtime), name=f"lane-{number}", daemon=True)
             lane.start()
             self._lanes.append(lane)
 
@@ -77,8 +96,10 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether every lane's thread runs."""
-        return all(lane.is_alive() for lane in self._lanes)
+        """Whether every lane's thread runs, and none has been in one run for longer than any run may take."""
+        now = time.monotonic()
+        stuck = any(began is not None and now - began > self._stuck_seconds for began in list(self._began))
+        return not stuck and all(lane.is_alive() for lane in self._lanes)
 
     @property
     def depth(self) -> int:
@@ -127,11 +148,11 @@ class Engine:
     def _retry_after(self) -> int:
         return max(1, math.ceil(len(self._queue) * self._seconds_per_image))
 
-    def _run_lane(self, runtime: Runtime) -> None:
+    def _run_lane(self, number: int, runtime: Runtime) -> None:
         while jobs := self._next_batch():
-            began = time.perf_counter()
-            self._run_batch(runtime, jobs)
-            seconds = time.perf_counter() - began
+            began = time.monotonic()
+            self._run_batch(number, runtime, jobs)
+            seconds = time.monotonic() - began
             # A moving average over about ten batches follows the load without jumping.
             rate = seconds / len(jobs) / len(self._runtimes)
             self._seconds_per_image += 0.1 * (rate - self._seconds_per_image)
@@ -147,7 +168,8 @@ class Engine:
                     if not self._open:
                         return []
                     self._changed.wait()
-                while self._queue and len(jobs) < self._max_batch:
+                most = next(size for size in reversed(self._sizes) if size <= len(self._queue))
+                while self._queue and len(jobs) < most:
                     job = self._queue.popleft()
                     if not job.future.set_running_or_notify_cancel():
                         continue
@@ -157,14 +179,18 @@ class Engine:
                     jobs.append(job)
         return jobs
 
-    def _run_batch(self, runtime: Runtime, jobs: list[_Job]) -> None:
+    def _run_batch(self, number: int, runtime: Runtime, jobs: list[_Job]) -> None:
         try:
-            outputs = runtime.run(np.stack([job.image_YXC for job in jobs]))
+            self._began[number] = time.monotonic()
+            try:
+                outputs = runtime.run(np.stack([job.image_YXC for job in jobs]))
+            finally:
+                self._began[number] = None
             rows = [{name: values[row] for name, values in outputs.items()} for row in range(len(jobs))]
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:
-                    self._run_batch(runtime, [job])
+                    self._run_batch(number, runtime, [job])
                 return
             logger.exception("the runtime failed on an image")
             failure = error if isinstance(error, SoViTError) else RuntimeFailure("the model failed on this image.")

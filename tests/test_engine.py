@@ -3,12 +3,15 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serving.engine import Engine, Outputs
+from serving.engine import LEAST_STUCK_SECONDS, STUCK_FACTOR, Engine, Outputs, batch_sizes
 from sovit.errors import DeadlineExceeded, NotReady, QueueFull, RuntimeFailure
 from sovit.runtime.fake import POISON, FakeRuntime
 from tests.conftest import tiny_spec
@@ -67,10 +70,53 @@ def test_it_is_warmed_on_the_shapes_to_be_served() -> None:
     with pytest.raises(NotReady):
         engine.submit(image(0), FAR)
     engine.start(image(0))
-    assert set(runtime.batches) == {1, 4}
+    assert set(runtime.batches) == {1, 2, 4}
     assert engine.ready
     engine.close()
     assert not engine.ready
+
+
+@given(st.integers(1, 300))
+def test_batches_have_few_sizes(most: int) -> None:
+    sizes = batch_sizes(most)
+    assert (sizes[0], sizes[-1]) == (1, most)
+    assert all(b <= 2 * a for a, b in pairwise(sizes))
+    assert len(sizes) <= most.bit_length() + 1
+
+
+def test_only_warmed_sizes_are_run() -> None:
+    runtime = FakeRuntime(MODEL)
+    engine = started(runtime, max_batch=6, max_queue=20)
+    first = occupy(engine, runtime)
+    rest = [engine.submit(image(value), FAR) for value in range(2, 15)]
+    runtime.gate.set()
+    assert [value_of(future) for future in [first, *rest]] == [1, *range(2, 15)]
+    assert runtime.batches == [1, 6, 6, 1]
+    engine.close()
+
+
+def test_a_stuck_run_is_no_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = FakeRuntime(MODEL)
+    engine = started(runtime)
+    future = occupy(engine, runtime)
+    assert engine.alive
+    now = time.monotonic()
+    monkeypatch.setattr("serving.engine.time.monotonic", lambda: now + LEAST_STUCK_SECONDS - 0.5)
+    assert engine.alive
+    monkeypatch.setattr("serving.engine.time.monotonic", lambda: now + LEAST_STUCK_SECONDS + 0.5)
+    assert not engine.alive
+    assert not engine.ready
+    monkeypatch.undo()
+    runtime.gate.set()
+    assert value_of(future) == 1
+    assert engine.alive, "it came back"
+    engine.close()
+
+
+def test_a_slow_model_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = started(FakeRuntime(MODEL, seconds_per_call=0.3), max_batch=1)
+    assert engine._stuck_seconds >= STUCK_FACTOR * 0.3
+    engine.close()
 
 
 def test_a_failed_warm_up_is_a_failed_start() -> None:
