@@ -45,6 +45,7 @@ from sovit.spec import ModelSpec
 
 Images = Sequence[NDArray[np.uint8]]
 Ranges = Literal["largest", "percentile 99.99", "percentile 99.9", "entropy"]
+_HISTOGRAM_IMAGES: Final = 32
 _SENSITIVE: Final = {"the second layers of the MLPs": ".mlp.fc2", "the first and the last block": ""}
 
 
@@ -166,16 +167,15 @@ def _other_ranges(graph: Graph, images: Images, kind: Ranges) -> dict[str, float
         percentile=float(percentile or 99.9),
         scenario="same",
     )
-    seen: dict[str, list[NDArray[np.float32]]] = {}
+    seen: dict[str, NDArray[np.float32]] = {}
     for name, module in graph.model.named_modules():
         if isinstance(module, torch.nn.Linear) and not name.endswith(".q"):
             module.register_forward_pre_hook(
-                lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].numpy().reshape(-1))
+                lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].numpy().reshape(-1))
             )
-    for start in range(0, len(images), 8):
-        seen.clear()
-        graph(torch.from_numpy(np.stack(images[start : start + 8])))
-        collector.collect(seen)
+    # All at once: what came later would stretch the histograms, and the search of entropy takes their length squared.
+    graph(torch.from_numpy(np.stack(images[:: -(-len(images) // _HISTOGRAM_IMAGES)])))
+    collector.collect({name: [values] for name, values in seen.items()})
     found: Mapping[str, Any] = collector.compute_collection_result()
     return {name: float(max(abs(value) for value in np.ravel(limits[:2]))) for name, limits in found.items()}
 
