@@ -24,6 +24,7 @@ from export.quantize import quantization
 from sovit.artifact import (
     GRAPH,
     INPUT,
+    MOST_IMAGES,
     REFERENCE,
     Artifact,
     Manifest,
@@ -61,8 +62,9 @@ class ExportOptions:
     outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
-            raise ConfigError(f"batch is {':'.join(map(str, self.batch))}, it must be MIN:OPT:MAX as in 1:8:64.")
+        if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2] <= MOST_IMAGES:
+            given = ":".join(map(str, self.batch))
+            raise ConfigError(f"batch is {given}, it must be MIN:OPT:MAX, at most {MOST_IMAGES:,}, as in 1:8:64.")
 
     def spec(self, source: ModelSpec) -> ModelSpec:
         """The model to write: without its head where nobody asks for logits. Raises `ConfigError` for a lack of one."""

@@ -117,12 +117,22 @@ def start_service(config: ServeConfig) -> Service:
     return Service(config, manifest, model, engine, decoders, metrics)
 
 
-def create_app(read_config: Callable[[], ServeConfig] = read_serve_config) -> Starlette:
-    """The application. Settings are read and the model is loaded when it starts, not when it is imported."""
+def create_app(
+    read_config: Callable[[], ServeConfig] = read_serve_config,
+    on_failed_start: Callable[[SoViTError], None] = lambda _: None,
+) -> Starlette:
+    """The application. Settings are read and the model is loaded when it starts, not when it is imported.
+
+    `on_failed_start` is told why it cannot start, before the error goes on to the server.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        service = await asyncio.to_thread(start_service, read_config())
+        try:
+            service = await asyncio.to_thread(start_service, read_config())
+        except SoViTError as error:
+            on_failed_start(error)
+            raise
         app.state.service = service
         yield
         await asyncio.to_thread(service.engine.close)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from serving.config import ENVIRONMENT_VARIABLE, ServeConfig
+from serving.config import ENVIRONMENT_VARIABLE, SCRATCH_PREFIX, ServeConfig, failure_path
 from sovit.cli import Result
 from sovit.errors import ConfigError, MissingDependency, ServiceError
 from sovit.jsonio import from_dict, to_dict, write_json
@@ -45,7 +45,7 @@ def serve(arguments: argparse.Namespace) -> Result:
     settings = {"artifact": str(Path(folder if equals else name).resolve()), "name": name if equals else "", **given}
     config = from_dict(ServeConfig, settings, "serve")
     root = Path(__file__).resolve().parent.parent
-    with tempfile.TemporaryDirectory(prefix="sovit-serve-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
         path = Path(scratch) / "config.json"
         write_json(path, to_dict(config))
         process = subprocess.Popen(
@@ -68,7 +68,9 @@ def serve(arguments: argparse.Namespace) -> Result:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, pass_on)
-        return Result(None, "", process.wait())
+        status = process.wait()
+        failed = failure_path(path)  # the worker has said why
+        return Result(None, "", int(failed.read_text(encoding="utf-8")) if failed.is_file() else status)
 
 
 def _free_address(host: str, port: int) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ MANIFEST: Final = "manifest.json"
 GRAPH: Final = "model.onnx"
 REFERENCE: Final = "reference.npz"
 
+MOST_IMAGES: Final = 65_536  # in a batch
 OPSETS: Final = (23,)
 OUTPUTS: Final = ("pre_logits", "logits", "tokens")
 INPUT: Final = "image"  # uint8 [B, Y, X, C]
@@ -89,8 +91,10 @@ class Manifest(ModelSpec):
             raise ConfigError(f"the inputs are not the one this model has, {image.name} {list(image.shape)}.")
         if self.outputs != output_tensors(self.model, tokens=any(tensor.name == "tokens" for tensor in self.outputs)):
             raise ConfigError("the outputs are not those this model has: pre_logits, logits with a head, tokens last.")
-        if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
-            raise ConfigError(f"batch is {list(self.batch)}, it must be the least, the usual and the largest one.")
+        if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2] <= MOST_IMAGES:
+            raise ConfigError(
+                f"batch is {list(self.batch)}, it must be the least, the usual and the largest, up to {MOST_IMAGES:,}."
+            )
         if self.opset not in OPSETS:
             raise ConfigError(f"opset is {self.opset}, this sovit knows {', '.join(map(str, OPSETS))}.")
 
@@ -137,7 +141,7 @@ class Artifact:
             with np.load(self.folder / REFERENCE, allow_pickle=False) as stored:
                 tensors = {name: stored[name] for name in stored.files}
             images = tensors.pop("image")
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise ArtifactMismatch(f"{self.folder / REFERENCE} cannot be read.") from error
         return images, tensors
 

@@ -156,7 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--outputs", nargs="+", choices=OUTPUTS, help="of the graph (default: pre_logits, and logits with a head)"
     )
-    export.add_argument("--opset", type=int, default=OPSETS[-1], help="of ONNX (default: %(default)s)")
+    export.add_argument("--opset", type=int, default=OPSETS[-1], help="of ONNX (the only one: %(default)s)")
     add_compile_options(export, batch=False)
     export.add_argument("--name", help="the model's name in replies (default: the artifact folder's)")
     export.add_argument("--out", required=True, type=Path, metavar="ARTIFACT")

@@ -38,6 +38,7 @@ def replace_folder(target: Path, kind: str, own_files: OwnFiles) -> Iterator[Pat
             path.chmod(0o666 & ~_umask())  # some writers leave files that only their owner can read
         for path in [*aside.iterdir(), aside]:
             _sync(path)
+        check_replaceable(target, kind, own_files)  # somebody may have put something there meanwhile
         if target.exists():
             _exchange(aside, target)
         else:

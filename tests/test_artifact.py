@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import sovit
 from export.reference import reference_images
 from export.to_onnx import export_onnx, from_checkpoint, from_random
-from sovit.artifact import Artifact, open_artifact
+from sovit.artifact import Artifact, open_artifact, write_artifact
 from sovit.checkpoint import load_model
 from sovit.errors import ArtifactMismatch, ConfigError, ParityError
 from sovit.parity import measure_parity, relative_error
@@ -151,6 +152,24 @@ def test_weights_that_are_not_finite_are_found_before_export(checkpoint: Path, t
     with pytest.raises(ConfigError, match=r"norm\.bias holds values that are not finite"):
         export_onnx(source, tmp_path / "out", reference_images(source.spec.preprocess, None))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_reference_that_is_no_archive_is_refused(copy: Path) -> None:
+    """Its hash may fit: whoever wrote the manifest wrote it too."""
+    (copy / "reference.npz").write_bytes(b"no archive")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    digest = hashlib.sha256(b"no archive").hexdigest()
+    manifest["files"]["reference.npz"] = {"bytes": len(b"no archive"), "sha256": digest}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactMismatch, match=r"reference\.npz cannot be read"):
+        open_artifact(copy).reference()
+
+
+def test_what_arrives_in_the_folder_meanwhile_is_not_lost(copy: Path) -> None:
+    with pytest.raises(ConfigError, match="also holds notes, which would be lost"), write_artifact(copy) as aside:
+        shutil.copytree(copy, aside, dirs_exist_ok=True)
+        (copy / "notes").write_text("mine")
+    assert (copy / "notes").read_text() == "mine"
 
 
 def test_a_full_disk_leaves_no_half_artifact(checkpoint: Path, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_an_artifact_is_checked_and_tuned_without_torch_and_checkout(exported: A
         assert f"{runtime} fp32" in sovit("check", str(exported.folder), "--runtime", runtime).stdout
     assert sovit("tune", str(exported.folder), "--max-batch", "1", "--rounds", "1").returncode == 0
     assert len(list((tmp_path / "cache" / "sovit" / "profiles").iterdir())) == 1
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["sovit"], "no engine keeps a diary there"
     refused = sovit("compile", str(exported.folder))
     assert refused.returncode == 2
     assert "TensorRT is not installed: pip install 'sovit[gpu]'" in refused.stderr

@@ -42,6 +42,14 @@ def client(port: int) -> Iterator[Client]:
         yield client
 
 
+def test_a_runtime_that_cannot_be_had_ends_the_start_in_a_sentence(exported: Artifact) -> None:
+    words = sovit_serve(exported.folder, free_port(), "--runtime", "onnxruntime-cuda")
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "sovit: this onnxruntime has no CUDAExecutionProvider" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_it_gives_the_artifacts_own_numbers(client: Client, exported: Artifact) -> None:
     images, reference = exported.reference()
     embeddings = client.embed(list(images), normalize=False)

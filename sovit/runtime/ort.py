@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -28,11 +29,21 @@ _PROVIDERS: Final[dict[Name, list[tuple[str, dict[str, str]]]]] = {
 }
 
 
+def _load() -> Any:
+    # Without this it writes an id of the machine to disk when it is imported, and reports what it is used for.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency("onnxruntime is not installed: pip install 'sovit[cpu]' (or [gpu]).") from error
+    return onnxruntime
+
+
 def has_provider(name: Name) -> bool:
     """Whether the installed ONNX Runtime was built with what a runtime of ours needs."""
     try:
-        import onnxruntime
-    except ImportError:
+        onnxruntime = _load()
+    except MissingDependency:
         return False
     return _PROVIDERS[name][0][0] in onnxruntime.get_available_providers()
 
@@ -53,10 +64,7 @@ class OnnxRuntime:
         name: Name = "onnxruntime",
         threads: int,
     ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingDependency("onnxruntime is not installed: pip install 'sovit[cpu]' (or [gpu]).") from error
+        onnxruntime = _load()
         self.name: str = name
         self.precision = precision
         provider = _PROVIDERS[name][0][0]
