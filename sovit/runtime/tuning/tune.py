@@ -28,6 +28,8 @@ from sovit.runtime.open import ON_GPU, installed_runtimes, open_lanes
 from sovit.runtime.profile import WORTH, Measurement, Profile, Setting
 
 _WARMUPS: Final = 2
+_ENOUGH_SECONDS: Final = 8.0  # of turns, where a run takes long: three of them must do then
+_LEAST_ROUNDS: Final = 3
 _LEAST_SECONDS: Final = 0.5  # of turns, where a run takes next to nothing
 _GPU_LANES: Final = (1, 2)
 _RUNS_A_TURN: Final = 2  # so that lanes overlap as they do under load
@@ -39,7 +41,7 @@ _COPIES: Final = 2.5  # of the weights a runtime may hold while it loads
 class TuneOptions:
     """What to try: runtimes (none: those that can take the artifact here) and batches up to `max_batch`.
 
-    Each setting has `rounds` turns, more where they take less than half a second.
+    Each setting has `rounds` turns, more where they take less than half a second, as few as three where they take long.
     """
 
     runtimes: tuple[str, ...] = ()
@@ -177,8 +179,10 @@ class _Race:
         ratios: list[float] = []
         with ThreadPoolExecutor(len(lanes)) as pool:
             side_by_side(_WARMUPS)
-            until = time.perf_counter() + _LEAST_SECONDS
-            while len(ratios) < self._rounds or time.perf_counter() < until:
+            began = time.perf_counter()
+            while len(ratios) < self._rounds or time.perf_counter() < began + _LEAST_SECONDS:
+                if len(ratios) >= _LEAST_ROUNDS and time.perf_counter() > began + _ENOUGH_SECONDS:
+                    break
                 anchor.run(image_BYXC[:1])
                 self._seconds.append(_seconds(lambda: anchor.run(image_BYXC[:1])))
                 side_by_side(1)
