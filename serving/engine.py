@@ -22,20 +22,15 @@ from numpy.typing import NDArray
 
 from sovit.errors import DeadlineExceeded, NotReady, QueueFull, RuntimeFailure, SoViTError
 from sovit.runtime.base import Runtime
+from sovit.runtime.batches import batch_sizes
 
 logger = logging.getLogger(__name__)
-
-Image = NDArray[np.uint8]
-Outputs = dict[str, NDArray[np.float32]]
-
 
 LEAST_STUCK_SECONDS: Final = 4.0
 STUCK_FACTOR: Final = 20  # times the slowest run of the warm-up
 
-
-def batch_sizes(most: int) -> tuple[int, ...]:
-    """The sizes of batch that are run: powers of two, and the largest there may be."""
-    return tuple(sorted({most, *(2**power for power in range(most.bit_length()) if 2**power < most)}))
+Image = NDArray[np.uint8]
+Outputs = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +52,6 @@ class Engine:
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
         self._runtimes = list(runtimes)
-        self._max_batch = max_batch
         self._max_queue = max_queue
         self._on_batch = on_batch
         self._queue: deque[_Job] = deque()
@@ -65,7 +59,7 @@ class Engine:
         self._open = False
         self._seconds_per_image = 0.0
         self._lanes: list[threading.Thread] = []
-        self._sizes = batch_sizes(max_batch)
+        self._sizes = batch_sizes(1, max_batch)
         self._stuck_seconds = LEAST_STUCK_SECONDS
         self._began: list[float | None] = [None] * len(self._runtimes)  # when each lane's run began
 
@@ -84,8 +78,8 @@ class Engine:
         # Lanes slow each other down, and other processes all of them.
         self._stuck_seconds = max(LEAST_STUCK_SECONDS, STUCK_FACTOR * slowest * len(self._runtimes))
         self._open = True
-        for number, runtime in enumerate(self._runtimes):
-            lane = threading.Thread(target=self._run_lane, args=(number, runtime), name=f"lane-{number}", daemon=True)
+        for number in range(len(self._runtimes)):
+            lane = threading.Thread(target=self._run_lane, args=(number,), name=f"lane-{number}", daemon=True)
             lane.start()
             self._lanes.append(lane)
 
@@ -148,10 +142,10 @@ class Engine:
     def _retry_after(self) -> int:
         return max(1, math.ceil(len(self._queue) * self._seconds_per_image))
 
-    def _run_lane(self, number: int, runtime: Runtime) -> None:
+    def _run_lane(self, number: int) -> None:
         while jobs := self._next_batch():
             began = time.monotonic()
-            self._run_batch(number, runtime, jobs)
+            self._run_batch(number, jobs)
             seconds = time.monotonic() - began
             # A moving average over about ten batches follows the load without jumping.
             rate = seconds / len(jobs) / len(self._runtimes)
@@ -168,29 +162,25 @@ class Engine:
                     if not self._open:
                         return []
                     self._changed.wait()
-                most = next(size for size in reversed(self._sizes) if size <= len(self._queue))
-                while self._queue and len(jobs) < most:
-                    job = self._queue.popleft()
-                    if not job.future.set_running_or_notify_cancel():
-                        continue
-                    if time.monotonic() >= job.deadline:
-                        job.future.set_exception(DeadlineExceeded("the request's time ran out while it was queued."))
-                        continue
-                    jobs.append(job)
+                # Only what is still wanted counts, or what is left of a batch would have a size that was never warmed.
+                self._queue = deque(job for job in self._queue if _wanted(job))
+                most = max((size for size in self._sizes if size <= len(self._queue)), default=0)
+                taken = [self._queue.popleft() for _ in range(most)]
+                jobs = [job for job in taken if job.future.set_running_or_notify_cancel()]
         return jobs
 
-    def _run_batch(self, number: int, runtime: Runtime, jobs: list[_Job]) -> None:
+    def _run_batch(self, number: int, jobs: list[_Job]) -> None:
         try:
             self._began[number] = time.monotonic()
             try:
-                outputs = runtime.run(np.stack([job.image_YXC for job in jobs]))
+                outputs = self._runtimes[number].run(np.stack([job.image_YXC for job in jobs]))
             finally:
                 self._began[number] = None
             rows = [{name: values[row] for name, values in outputs.items()} for row in range(len(jobs))]
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:
-                    self._run_batch(number, runtime, [job])
+                    self._run_batch(number, [job])
                 return
             logger.exception("the runtime failed on an image")
             failure = error if isinstance(error, SoViTError) else RuntimeFailure("the model failed on this image.")
@@ -198,3 +188,12 @@ class Engine:
             return
         for job, row in zip(jobs, rows, strict=True):
             job.future.set_result(row)
+
+
+def _wanted(job: _Job) -> bool:
+    """Whether anybody still waits for a job. One whose time ran out is told so."""
+    if not job.future.cancelled() and time.monotonic() < job.deadline:
+        return True
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_exception(DeadlineExceeded("the request's time ran out while it was queued."))
+    return False

@@ -1,4 +1,4 @@
-"""Put the doubles of TensorRT and CUDA where sovit imports the real ones."""
+"""Put the doubles of TensorRT and CUDA where sovit imports the real ones, and what the tests of both halves share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import cuda.bindings
+import numpy as np
+import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
+from sovit.artifact import Artifact
+from sovit.runtime.base import Runtime
+from sovit.runtime.tensorrt.options import CompileOptions
 from tests.fake_cuda import FakeDevice, fake_cudart
 from tests.fake_tensorrt import Behaviour, fake_tensorrt
 
 VERSIONS = ("10.14.1.48", "11.4.0.106")
+SMALL = CompileOptions(batch=(1, 4, 6))
 
 
 @dataclass
@@ -35,3 +42,20 @@ def install(monkeypatch: pytest.MonkeyPatch, cache: Path, version: str = VERSION
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     return FakeGpu(device, behaviour, cache / "sovit", trt)
+
+
+def images(artifact: Artifact, count: int, seed: int = 0) -> NDArray[np.uint8]:
+    shape = (count, *artifact.manifest.model.image_size, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def expected(artifact: Artifact, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    session = onnxruntime.InferenceSession(str(artifact.graph))
+    names = [tensor.name for tensor in artifact.manifest.outputs]
+    return dict(zip(names, session.run(names, {"image": batch}), strict=True))
+
+
+def assert_right(artifact: Artifact, runtime: Runtime, batch: NDArray[np.uint8]) -> None:
+    found = runtime.run(batch)
+    for name, values in expected(artifact, batch).items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5)

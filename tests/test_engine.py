@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serving.engine import LEAST_STUCK_SECONDS, STUCK_FACTOR, Engine, Outputs, batch_sizes
+from serving.engine import LEAST_STUCK_SECONDS, STUCK_FACTOR, Engine, Outputs
 from sovit.errors import DeadlineExceeded, NotReady, QueueFull, RuntimeFailure
+from sovit.runtime.batches import batch_sizes
 from sovit.runtime.fake import POISON, FakeRuntime
 from tests.conftest import tiny_spec
 
@@ -78,7 +79,7 @@ def test_it_is_warmed_on_the_shapes_to_be_served() -> None:
 
 @given(st.integers(1, 300))
 def test_batches_have_few_sizes(most: int) -> None:
-    sizes = batch_sizes(most)
+    sizes = batch_sizes(1, most)
     assert (sizes[0], sizes[-1]) == (1, most)
     assert all(b <= 2 * a for a, b in pairwise(sizes))
     assert len(sizes) <= most.bit_length() + 1
@@ -92,6 +93,20 @@ def test_only_warmed_sizes_are_run() -> None:
     runtime.gate.set()
     assert [value_of(future) for future in [first, *rest]] == [1, *range(2, 15)]
     assert runtime.batches == [1, 6, 6, 1]
+    engine.close()
+
+
+def test_what_nobody_waits_for_leaves_no_batch_of_a_size_that_was_not_warmed() -> None:
+    runtime = FakeRuntime(MODEL)
+    engine = started(runtime)
+    first = occupy(engine, runtime)
+    late = engine.submit(image(2), time.monotonic() - 1)
+    rest = [engine.submit(image(value), FAR) for value in range(3, 6)]
+    runtime.gate.set()
+    assert [value_of(future) for future in [first, *rest]] == [1, 3, 4, 5]
+    with pytest.raises(DeadlineExceeded):
+        late.result(10)
+    assert runtime.batches == [1, 2, 1]
     engine.close()
 
 

@@ -244,7 +244,7 @@ def test_the_command_keeps_a_profile_and_the_service_uses_it(
     try:
         assert service.model["runtime"] == "onnxruntime"
         assert len(service.engine._runtimes) == 2
-        assert service.engine._max_batch == 3
+        assert service.engine._sizes[-1] == 3
     finally:
         service.engine.close()
         service.decoders.shutdown()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sovit.artifact import Artifact, Manifest, TensorInfo
 from sovit.errors import ArtifactMismatch, ConfigError, MissingDependency, PlanMismatch, RuntimeFailure
 from sovit.preprocess import Images
+from sovit.runtime.batches import batch_sizes
 from sovit.runtime.tensorrt.cuda import HOW_TO_GET_IT, DeviceBuffer, Graph, HostBuffer, Stream, current_gpu
 from sovit.runtime.tensorrt.plan import find_description, find_plan
 
@@ -123,12 +124,6 @@ def open_plan(artifact: Artifact, content: bytes, *, lanes: int = 1) -> list[Ten
             opened.callback(runtimes[-1].close)
         opened.pop_all()
         return runtimes
-
-
-def batch_sizes(least: int, most: int) -> tuple[int, ...]:
-    """The batch sizes that are run: the least, the powers of two above it, and the most, which is seldom one."""
-    powers = {1 << exponent for exponent in range(most.bit_length()) if least < 1 << exponent < most}
-    return tuple(sorted(powers | {least, most}))
 
 
 class TensorRtRuntime:
