@@ -24,12 +24,12 @@ from export.quantize import quantization
 from sovit.artifact import (
     GRAPH,
     INPUT,
-    MOST_IMAGES,
     REFERENCE,
     Artifact,
     Manifest,
     Precision,
     TensorInfo,
+    check_batch,
     file_sha256,
     hash_files,
     output_tensors,
@@ -62,9 +62,7 @@ class ExportOptions:
     outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2] <= MOST_IMAGES:
-            given = ":".join(map(str, self.batch))
-            raise ConfigError(f"batch is {given}, it must be MIN:OPT:MAX, at most {MOST_IMAGES:,}, as in 1:8:64.")
+        check_batch(self.batch)
 
     def spec(self, source: ModelSpec) -> ModelSpec:
         """The model to write: without its head where nobody asks for logits. Raises `ConfigError` for a lack of one."""

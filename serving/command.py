@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from serving.config import ENVIRONMENT_VARIABLE, SCRATCH_PREFIX, ServeConfig, failure_path
+from serving.config import ENVIRONMENT_VARIABLE, ServeConfig
+from serving.failed_start import SCRATCH_PREFIX, failed_status
 from sovit.cli import Result
 from sovit.errors import ConfigError, MissingDependency, ServiceError
 from sovit.jsonio import from_dict, to_dict, write_json
@@ -69,8 +70,8 @@ def serve(arguments: argparse.Namespace) -> Result:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, pass_on)
         status = process.wait()
-        failed = failure_path(path)  # the worker has said why
-        return Result(None, "", int(failed.read_text(encoding="utf-8")) if failed.is_file() else status)
+        failed = failed_status(path.parent)  # the worker has said why
+        return Result(None, "", status if failed is None else failed)
 
 
 def _free_address(host: str, port: int) -> tuple[str, int]:

@@ -10,12 +10,11 @@ from typing import ClassVar, Final
 from pydantic import ConfigDict
 
 from sovit.decode import DecodeLimits
-from sovit.errors import ConfigError, SoViTError
+from sovit.errors import ConfigError
 from sovit.jsonio import STRICT, from_dict, read_json
 from sovit.runtime.profile import Goal
 
 ENVIRONMENT_VARIABLE: Final = "SOVIT_SERVE_CONFIG"
-SCRATCH_PREFIX: Final = "sovit-serve-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +57,6 @@ class ServeConfig:
             raise ConfigError(
                 f"max_images {self.max_images} is over max_queue {self.max_queue}: it could never be served."
             )
-
-
-def failure_path(config: Path) -> Path:
-    """Where a worker that could not start leaves its exit status, beside the settings."""
-    return config.with_name("failed")
-
-
-def note_failure(error: SoViTError) -> None:
-    """Leave the exit status of a failed start where `sovit serve` finds it."""
-    config = os.environ.get(ENVIRONMENT_VARIABLE)
-    if config and Path(config).parent.name.startswith(SCRATCH_PREFIX):
-        failure_path(Path(config)).write_text(str(error.exit_code), encoding="utf-8")
 
 
 def read_serve_config() -> ServeConfig:

@@ -5,26 +5,16 @@ sovit serve runs/demo/artifact          (or: SOVIT_SERVE_CONFIG=config.json bent
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from typing import Any
 
 import bentoml
 
 from serving.app import create_app
-from serving.config import note_failure, read_serve_config
+from serving.config import read_serve_config
+from serving.failed_start import give_up
 from sovit.artifact import open_artifact
 from sovit.errors import SoViTError
-
-
-def give_up(error: SoViTError) -> None:
-    """End the whole service with one sentence: its supervisor would start a worker again and again."""
-    print(f"sovit: {error}", file=sys.stderr, flush=True)
-    note_failure(error)
-    os.kill(os.getppid(), signal.SIGTERM)
-    os._exit(error.exit_code)  # the server would print where in our code it happened
-
 
 app = create_app(on_failed_start=give_up)
 

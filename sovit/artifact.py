@@ -91,10 +91,7 @@ class Manifest(ModelSpec):
             raise ConfigError(f"the inputs are not the one this model has, {image.name} {list(image.shape)}.")
         if self.outputs != output_tensors(self.model, tokens=any(tensor.name == "tokens" for tensor in self.outputs)):
             raise ConfigError("the outputs are not those this model has: pre_logits, logits with a head, tokens last.")
-        if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2] <= MOST_IMAGES:
-            raise ConfigError(
-                f"batch is {list(self.batch)}, it must be the least, the usual and the largest, up to {MOST_IMAGES:,}."
-            )
+        check_batch(self.batch)
         if self.opset not in OPSETS:
             raise ConfigError(f"opset is {self.opset}, this sovit knows {', '.join(map(str, OPSETS))}.")
 
@@ -116,6 +113,13 @@ def parse_batch(text: str) -> tuple[int, int, int]:
         raise ConfigError(f"batch {text!r} is not MIN:OPT:MAX as in 1:8:64.")
     least, usual, most = (int(part) for part in parts)
     return least, usual, most
+
+
+def check_batch(batch: tuple[int, int, int]) -> None:
+    """Raise `ConfigError` unless these are the least, the usual and the largest batch."""
+    if not 1 <= batch[0] <= batch[1] <= batch[2] <= MOST_IMAGES:
+        given = ":".join(map(str, batch))
+        raise ConfigError(f"batch is {given}, it must be MIN:OPT:MAX, at most {MOST_IMAGES:,}, as in 1:8:64.")
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,13 @@ def release_mapped(file: Path) -> int:
     if not _MAPS.is_file():
         return 0
     wanted, released = str(file.resolve()), 0
+    madvise = ctypes.CDLL(None).madvise
     for line in _MAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         # address range, permissions, offset, device, inode, path
         fields = line.split(maxsplit=5)
         if len(fields) < 6 or fields[5] != wanted or "w" in fields[1]:
             continue
         begin, end = (int(side, 16) for side in fields[0].split("-"))
-        if ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONTNEED) == 0:
+        if madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONTNEED) == 0:
             released += end - begin
     return released

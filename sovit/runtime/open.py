@@ -63,7 +63,7 @@ def setting_for(
     Where nothing was tuned: the first of `installed_runtimes`, one lane, all cores.
     """
     if runtime not in RUNTIMES:
-        raise ConfigError(f"no runtime is called {runtime!r}; known are {known_runtimes()}.")
+        raise unknown_runtime(runtime)
     found = tuned_setting(artifact, goal, runtime=runtime, threads=threads, lanes=lanes)
     if found is None:
         name = installed_runtimes(artifact)[0] if runtime == AUTO else runtime
@@ -103,9 +103,10 @@ def open_lanes(artifact: Artifact, setting: Setting) -> list[Runtime]:
         from sovit.runtime.fake import FakeRuntime
 
         return [FakeRuntime(manifest.model, precision=manifest.precision) for _ in range(lanes)]
-    raise ConfigError(f"no runtime is called {name!r}; known are {known_runtimes()}.")
+    raise unknown_runtime(name)
 
 
-def known_runtimes() -> str:
-    """The names for a message; the stand-in of the tests is no engine, and torch runs checkpoints only."""
-    return ", ".join(name for name in RUNTIMES if name != "fake") + " (torch runs checkpoints, not artifacts)"
+def unknown_runtime(name: str) -> ConfigError:
+    """The error for a name that no runtime has. The stand-in of the tests is no engine to offer."""
+    known = ", ".join(runtime for runtime in RUNTIMES if runtime != "fake")
+    return ConfigError(f"no runtime is called {name!r}; known are {known} (torch runs checkpoints, not artifacts).")

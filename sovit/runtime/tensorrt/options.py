@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from sovit.artifact import parse_batch
+from sovit.artifact import check_batch, parse_batch
 from sovit.errors import ConfigError
 from sovit.runtime.tensorrt.plan import HardwareCompatibility
 
@@ -28,8 +28,8 @@ class CompileOptions:
     hardware_compatibility: HardwareCompatibility = "none"
 
     def __post_init__(self) -> None:
-        if self.batch is not None and not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
-            raise ConfigError(f"batch is {list(self.batch)}, it must be the least, the usual and the largest one.")
+        if self.batch is not None:
+            check_batch(self.batch)
         if self.workspace_gib is not None and not 0 < self.workspace_gib < float("inf"):
             raise ConfigError(f"workspace_gib is {self.workspace_gib}, it must be a number of GiB above 0.")
         if not 0 <= self.builder_level <= HIGHEST_LEVEL:

@@ -11,8 +11,7 @@ from rich.table import Table
 
 from sovit.artifact import open_artifact
 from sovit.cli import Result
-from sovit.errors import ConfigError
-from sovit.runtime.open import RUNTIMES, known_runtimes
+from sovit.runtime.open import RUNTIMES, unknown_runtime
 from sovit.runtime.profile import AUTO, GOALS, Setting, best, save_profile
 from sovit.runtime.tuning.tune import Tuned, TuneOptions, tune
 
@@ -22,7 +21,7 @@ def tune_artifact(arguments: argparse.Namespace) -> Result:
     names = tuple(arguments.runtime or ())
     for name in names:
         if name not in RUNTIMES or name == AUTO:
-            raise ConfigError(f"no runtime is called {name!r}; known are {known_runtimes()}.")
+            raise unknown_runtime(name)
     artifact = open_artifact(arguments.artifact)
     options = TuneOptions(runtimes=names, max_batch=arguments.max_batch, rounds=arguments.rounds)
     tuned = tune(artifact, options)

@@ -75,6 +75,7 @@ def tune(artifact: Artifact, options: TuneOptions | None = None) -> Tuned:
     batches = sorted(batch for batch in powers | {least} if least <= batch <= min(most, options.max_batch))
     if not batches:
         raise ConfigError(f"this artifact is for {least} to {most} images; --max-batch {options.max_batch} has none.")
+    reference = artifact.reference()
     errors: dict[str, SoViTError] = {}  # by runtime
     left_out: dict[str, str] = {}
     ratios: dict[Setting, float] = {}
@@ -84,7 +85,7 @@ def tune(artifact: Artifact, options: TuneOptions | None = None) -> Tuned:
             if engine.runtime not in errors:
                 known = any(setting.runtime == engine.runtime for setting in ratios)
                 try:
-                    for setting, ratio in _timed(artifact, engine, race, batches, check=not known):
+                    for setting, ratio in _timed(artifact, engine, race, batches, reference, check=not known):
                         ratios[setting] = ratio
                 except SoViTError as error:
                     if known:
@@ -121,19 +122,25 @@ def _engines(runtime: str, cores: int) -> list[Setting]:
 
 
 def _timed(
-    artifact: Artifact, engine: Setting, race: _Race, batches: Sequence[int], *, check: bool
+    artifact: Artifact,
+    engine: Setting,
+    race: _Race,
+    batches: Sequence[int],
+    reference: tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]],
+    *,
+    check: bool,
 ) -> Iterator[tuple[Setting, float]]:
     """Load an engine and time growing batches, until two in a row gain nothing over the best before.
 
-    Gives ratios to the anchor. With `check` the engine must reproduce the artifact's reference first.
+    Gives ratios to the anchor. With `check` the engine must reproduce the reference first.
     """
-    images, reference = artifact.reference()
+    images, outputs = reference
     if race.anchor is not None and not _fits(artifact, engine):
         raise RuntimeFailure("as many copies of the weights do not fit into the memory that is free.")
     lanes = open_lanes(artifact, engine)
     try:
         if check:
-            measure_parity(lanes[0], images, reference).require()
+            measure_parity(lanes[0], images, outputs).require()
         fastest, idle = 0.0, 0
         for batch in batches:
             ratio = race.ratio(lanes, images[np.arange(batch) % len(images)])

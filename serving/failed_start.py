@@ -1,0 +1,35 @@
+"""A start that fails ends the service with one sentence and the error's exit status.
+
+The worker that cannot load the model stops its supervisor, which would start it again and again, and leaves the status
+beside the settings that `sovit serve` wrote for it; that command makes it its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+from serving.config import ENVIRONMENT_VARIABLE
+from sovit.errors import SoViTError
+
+SCRATCH_PREFIX: Final = "sovit-serve-"  # of the folder that `sovit serve` keeps its settings in
+_STATUS: Final = "failed"
+
+
+def give_up(error: SoViTError) -> NoReturn:
+    """In the worker: say why, and end the whole service."""
+    print(f"sovit: {error}", file=sys.stderr, flush=True)
+    folder = Path(os.environ.get(ENVIRONMENT_VARIABLE, "")).parent
+    if folder.name.startswith(SCRATCH_PREFIX):  # nobody else's folder gets a file of ours
+        (folder / _STATUS).write_text(str(error.exit_code), encoding="utf-8")
+    os.kill(os.getppid(), signal.SIGTERM)
+    os._exit(error.exit_code)  # the server would print where in our code it happened
+
+
+def failed_status(folder: Path) -> int | None:
+    """In `sovit serve`: the exit status of a failed start, None where the service did start."""
+    path = folder / _STATUS
+    return int(path.read_text(encoding="utf-8")) if path.is_file() else None
