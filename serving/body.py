@@ -10,7 +10,7 @@ import binascii
 import json
 import logging
 from base64 import b64decode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ MAX_FIELD_BYTES = 4096
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
+class BodyTooLarge(TooLarge):
+    """A body over its limit, the rest of which has not been read."""
+
+
 @dataclass(frozen=True)
 class Body:
     """What a request body holds: encoded images, and options by name as the client wrote them."""
@@ -33,18 +37,31 @@ class Body:
     options: dict[str, Any]
 
 
-async def read_limited(stream: AsyncIterator[bytes], declared: str | None, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes. Raises `TooLarge` before reading when the declared length is over it."""
-    message = f"the body is over the limit of {limit:,} bytes."
-    if declared is not None and declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
-        raise TooLarge(message)
+def declared_size(content_length: str | None, limit: int) -> int:
+    """The length a body announces, 0 where it does not. Raises `TooLarge` when that is over the limit."""
+    if content_length is None or not (content_length.isascii() and content_length.isdigit()):
+        return 0
+    size = int(content_length[:20])
+    if size > limit:
+        raise _over(limit)
+    return size
+
+
+async def read_limited(stream: AsyncIterator[bytes], limit: int, count: Callable[[int], None]) -> bytes:
+    """Read a body of at most `limit` bytes, telling `count` of each piece. Raises `TooLarge` as soon as it is over."""
     chunks, size = [], 0
     async for chunk in stream:
         size += len(chunk)
         if size > limit:
-            raise TooLarge(message)
-        chunks.append(chunk)
-    return b"".join(chunks)
+            raise _over(limit)
+        if chunk:
+            count(len(chunk))
+            chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _over(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is over the limit of {limit:,} bytes.")
 
 
 def parse_body(content_type: str, body: bytes, max_images: int) -> Body:

@@ -13,10 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from serving.config import ENVIRONMENT_VARIABLE, ServeConfig
 from serving.failed_start import SCRATCH_PREFIX, failed_status
+from serving.keys import read_keys
+from serving.store import artifact_folder
 from sovit.cli import Result
 from sovit.errors import ConfigError, MissingDependency, ServiceError
 from sovit.jsonio import from_dict, to_dict, write_json
@@ -32,7 +34,10 @@ _FIELDS: Final = (
     "max_queue",
     "max_images",
     "max_body_bytes",
+    "max_queue_bytes",
     "timeout_seconds",
+    "operations_host",
+    "operations_port",
 )
 
 
@@ -43,8 +48,19 @@ def serve(arguments: argparse.Namespace) -> Result:
     host, port = _free_address(arguments.host or DEFAULT_HOST, arguments.port or DEFAULT_PORT)
     name, equals, folder = arguments.artifact.partition("=")
     given = {field: getattr(arguments, field) for field in _FIELDS if getattr(arguments, field) is not None}
-    settings = {"artifact": str(Path(folder if equals else name).resolve()), "name": name if equals else "", **given}
+    settings: dict[str, Any] = {
+        "artifact": str(artifact_folder(folder if equals else name).resolve()),
+        "name": name if equals else "",
+        **given,
+    }
+    if arguments.keys is not None:
+        settings["keys"] = str(Path(arguments.keys).resolve())
+        read_keys(Path(arguments.keys))
+    if arguments.reduced_scale:
+        settings["decode"] = {"reduced_scale": True}
     config = from_dict(ServeConfig, settings, "serve")
+    if config.operations_port:
+        _free_address(config.operations_host, config.operations_port)
     root = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
         path = Path(scratch) / "config.json"

@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 
 from pydantic import ConfigDict
 
-from sovit.decode import DecodeLimits
+from sovit.decode import DecodeOptions
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT, from_dict, read_json
 from sovit.runtime.profile import Goal
@@ -24,8 +24,12 @@ class ServeConfig:
     `lanes` runtimes run side by side with `threads` CPU threads each; a batch is what waits when a lane falls free, at
     most `max_batch` images: nobody waits for a batch to fill. What is left open of these (`auto`, 0) is what
     `sovit tune` found on this machine to be the best for `tuned_for`, or one lane with all cores and batches of 8 where
-    it has not run. `max_queue` bounds the images waiting, `max_images` those of one request, `max_body_bytes` its body;
-    `timeout_seconds` is the time a request may take, from its first byte to its result.
+    it has not run. `max_queue` bounds the images of all requests under way and `max_queue_bytes` their bodies,
+    `max_images` and `max_body_bytes` those of one request; `timeout_seconds` is the time a request may take, from its
+    first byte to its result, unless it asks for less.
+
+    `keys` is a file of clients' keys (serving/keys.py); without one everybody may ask. With an `operations_port` the
+    probes, /metrics and /drain are answered there, on `operations_host`, and nowhere else.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -41,11 +45,15 @@ class ServeConfig:
     max_queue: int = 256
     max_images: int = 64
     max_body_bytes: int = 32 * 1024 * 1024
+    max_queue_bytes: int = 256 * 1024 * 1024
     timeout_seconds: float = 30.0
-    decode: DecodeLimits = field(default_factory=DecodeLimits)
+    keys: str = ""
+    operations_host: str = "127.0.0.1"
+    operations_port: int = 0
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
 
     def __post_init__(self) -> None:
-        for name in ("max_queue", "max_images", "max_body_bytes"):
+        for name in ("max_queue", "max_images", "max_body_bytes", "max_queue_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
         for name in ("lanes", "threads", "max_batch", "decode_threads"):
@@ -53,10 +61,14 @@ class ServeConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be 0 (choose for me) or more.")
         if self.timeout_seconds <= 0:
             raise ConfigError(f"timeout_seconds is {self.timeout_seconds}, it must be above 0.")
-        if self.max_images > self.max_queue:
-            raise ConfigError(
-                f"max_images {self.max_images} is over max_queue {self.max_queue}: it could never be served."
-            )
+        for one, all_of_them in (("max_images", "max_queue"), ("max_body_bytes", "max_queue_bytes")):
+            if getattr(self, one) > getattr(self, all_of_them):
+                raise ConfigError(
+                    f"{one} {getattr(self, one)} is over {all_of_them} {getattr(self, all_of_them)}: "
+                    "it could never be served."
+                )
+        if not 0 <= self.operations_port <= 65_535:
+            raise ConfigError(f"operations_port is {self.operations_port}, it must lie in 1..65535, or be 0 for none.")
 
 
 def read_serve_config() -> ServeConfig:

@@ -1,4 +1,4 @@
-"""One bounded queue, N lanes: valid images in, one future per image out.
+"""One queue, N lanes: valid images in, one future per image out. The door (serving/door.py) bounds what is in it.
 
 A lane is a thread with a runtime of its own. It takes what waits, up to a batch, and runs it; a batch that fails is run
 again image by image, so that a bad one fails alone. A cancelled or late image never reaches a runtime. Batches have few
@@ -8,7 +8,6 @@ sizes, powers of two, and every lane is warmed on each of them before it takes w
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import deque
@@ -20,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sovit.errors import DeadlineExceeded, NotReady, QueueFull, RuntimeFailure, SoViTError
+from sovit.errors import DeadlineExceeded, NotReady, RuntimeFailure, SoViTError
 from sovit.runtime.base import Runtime
 from sovit.runtime.batches import batch_sizes
 
@@ -48,16 +47,14 @@ class Engine:
         runtimes: Sequence[Runtime],
         *,
         max_batch: int,
-        max_queue: int,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
         self._runtimes = list(runtimes)
-        self._max_queue = max_queue
         self._on_batch = on_batch
         self._queue: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._open = False
-        self._seconds_per_image = 0.0
+        self.seconds_per_image = 0.0  # as the warm-up found it
         self._lanes: list[threading.Thread] = []
         self._sizes = batch_sizes(1, max_batch)
         self._stuck_seconds = LEAST_STUCK_SECONDS
@@ -74,7 +71,7 @@ class Engine:
                 runtime.run(batch)
                 seconds = time.perf_counter() - began
                 slowest = max(slowest, seconds)
-                self._seconds_per_image = seconds / size / len(self._runtimes)
+                self.seconds_per_image = seconds / size / len(self._runtimes)
         # Lanes slow each other down, and other processes all of them.
         self._stuck_seconds = max(LEAST_STUCK_SECONDS, STUCK_FACTOR * slowest * len(self._runtimes))
         self._open = True
@@ -100,25 +97,19 @@ class Engine:
         """Images waiting."""
         return len(self._queue)
 
-    def check_room(self, images: int = 1) -> None:
-        """Raise `QueueFull` or `NotReady` when that many images would not be taken now."""
-        if not self._open:
-            raise NotReady("the service is not ready.")
-        if len(self._queue) + images > self._max_queue:
-            raise QueueFull("the queue is full; try again later.", self._retry_after())
+    def submit(self, image_YXC: Image, deadline: float, future: Future[Outputs]) -> None:
+        """Queue one image; `deadline` is a `time.monotonic()` value. The future gets its rows of the outputs.
 
-    def submit(self, image_YXC: Image, deadline: float) -> Future[Outputs]:
-        """Queue one image; `deadline` is a `time.monotonic()` value. The future gives its rows of the outputs.
-
-        Raises `QueueFull` or `NotReady`. The future raises `DeadlineExceeded` or `RuntimeFailure`; cancelling it while
-        it waits frees its place.
+        It raises `DeadlineExceeded`, `RuntimeFailure`, or `NotReady` where no work is taken; cancelling it while it
+        waits frees its place.
         """
-        job = _Job(image_YXC, deadline, Future())
         with self._changed:
-            self.check_room()
-            self._queue.append(job)
-            self._changed.notify()
-        return job.future
+            if self._open:
+                self._queue.append(_Job(image_YXC, deadline, future))
+                self._changed.notify()
+                return
+        if future.set_running_or_notify_cancel():
+            future.set_exception(NotReady("the service is not ready."))
 
     def forget(self, futures: Sequence[Future[Outputs]]) -> None:
         """Cancel what still waits of these and take it out of the queue at once."""
@@ -135,21 +126,17 @@ class Engine:
             self._open = False
             self._changed.notify_all()
         for lane in self._lanes:
-            lane.join()
-        for runtime in self._runtimes:
-            runtime.close()
-
-    def _retry_after(self) -> int:
-        return max(1, math.ceil(len(self._queue) * self._seconds_per_image))
+            lane.join(self._stuck_seconds)
+        # What is stuck is left to the end of the process: freeing an engine that runs would crash it.
+        for runtime, lane in zip(self._runtimes, self._lanes, strict=False):
+            if not lane.is_alive():
+                runtime.close()
 
     def _run_lane(self, number: int) -> None:
         while jobs := self._next_batch():
             began = time.monotonic()
             self._run_batch(number, jobs)
             seconds = time.monotonic() - began
-            # A moving average over about ten batches follows the load without jumping.
-            rate = seconds / len(jobs) / len(self._runtimes)
-            self._seconds_per_image += 0.1 * (rate - self._seconds_per_image)
             if self._on_batch is not None:
                 self._on_batch(len(jobs), seconds)
 
@@ -176,6 +163,8 @@ class Engine:
                 outputs = self._runtimes[number].run(np.stack([job.image_YXC for job in jobs]))
             finally:
                 self._began[number] = None
+            if not all(np.isfinite(values).all() for values in outputs.values()):
+                raise RuntimeFailure("the model's outputs for this image are not finite.")
             rows = [{name: values[row] for name, values in outputs.items()} for row in range(len(jobs))]
         except Exception as error:
             if len(jobs) > 1:

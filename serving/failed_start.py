@@ -21,12 +21,17 @@ _STATUS: Final = "failed"
 
 def give_up(error: SoViTError) -> NoReturn:
     """In the worker: say why, and end the whole service."""
-    print(f"sovit: {error}", file=sys.stderr, flush=True)
     folder = Path(os.environ.get(ENVIRONMENT_VARIABLE, "")).parent
     if folder.name.startswith(SCRATCH_PREFIX):  # nobody else's folder gets a file of ours
         (folder / _STATUS).write_text(str(error.exit_code), encoding="utf-8")
     os.kill(os.getppid(), signal.SIGTERM)
-    os._exit(error.exit_code)  # the server would print where in our code it happened
+    end_process(error)
+
+
+def end_process(error: SoViTError) -> NoReturn:
+    """Say why, and end this process: the server would print where in our code it happened."""
+    print(f"sovit: {error}", file=sys.stderr, flush=True)
+    os._exit(error.exit_code)
 
 
 def failed_status(folder: Path) -> int | None:

@@ -19,6 +19,9 @@ class Metrics:
             ["route"],
             registry=self._registry,
         )
+        self.rejected = Counter(
+            "sovit_rejected", "Requests refused at the door, by reason.", ["reason"], registry=self._registry
+        )
         self.batch_images = Histogram(
             "sovit_batch_images",
             "Images in one run of the model.",
@@ -27,13 +30,15 @@ class Metrics:
         )
         self.batch_seconds = Histogram("sovit_batch_seconds", "Time of one run of the model.", registry=self._registry)
         self.queue_images = Gauge("sovit_queue_images", "Images waiting for a run.", registry=self._registry)
+        self.inflight = Gauge("sovit_inflight", "Requests under way.", registry=self._registry)
 
     def on_batch(self, images: int, seconds: float) -> None:
         """Record one run of the model."""
         self.batch_images.observe(images)
         self.batch_seconds.observe(seconds)
 
-    def render(self, queue_depth: int) -> bytes:
+    def render(self, *, queue_images: int, inflight: int) -> bytes:
         """The text form that Prometheus scrapes."""
-        self.queue_images.set(queue_depth)
+        self.queue_images.set(queue_images)
+        self.inflight.set(inflight)
         return generate_latest(self._registry)

@@ -6,6 +6,7 @@ sovit serve runs/demo/artifact          (or: SOVIT_SERVE_CONFIG=config.json bent
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -13,6 +14,8 @@ import bentoml
 from serving.app import create_app
 from serving.config import read_serve_config
 from serving.failed_start import give_up
+from serving.keys import read_keys
+from serving.store import artifact_folder
 from sovit.artifact import open_artifact
 from sovit.errors import SoViTError
 
@@ -30,7 +33,23 @@ class OurRoutesFirst:
         self._bento_app = bento_app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            # From here on requests come to us before BentoML's own middleware: it would keep a timer for each request
+            # until its timeout, long after the reply, and trace it a second time.
+            server = scope["app"]
+            server.middleware_stack = _HttpTo(app, server.middleware_stack)
         await (app if scope["type"] == "http" else self._bento_app)(scope, receive, send)
+
+
+class _HttpTo:
+    """HTTP requests to one application, everything else to another."""
+
+    def __init__(self, http: Any, others: Any) -> None:
+        self._http = http
+        self._others = others
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await (self._http if scope["type"] == "http" else self._others)(scope, receive, send)
 
 
 # One worker: it holds the only copy of the weights, and the engine's lanes use the cores. Timeouts, queueing and
@@ -51,7 +70,10 @@ class SoViTService:
     def check_artifact() -> None:
         """Refuse to start, with one sentence, on settings or an artifact that do not fit."""
         try:
-            open_artifact(read_serve_config().artifact)
+            config = read_serve_config()
+            open_artifact(artifact_folder(config.artifact))
+            if config.keys:
+                read_keys(Path(config.keys))
         except SoViTError as error:
             print(f"sovit: {error}", file=sys.stderr)
             sys.exit(error.exit_code)

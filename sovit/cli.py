@@ -198,7 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
     with_json(embed)
 
     serve = command("serve", _in_checkout("serving.command", "serve"), "serve an artifact over HTTP")
-    serve.add_argument("artifact", metavar="ARTIFACT|NAME=ARTIFACT")
+    serve.add_argument("artifact", metavar="ARTIFACT|NAME=ARTIFACT", help="a folder, or bentoml:TAG")
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default: 3000)")
     serve.add_argument("--runtime", help="engine to run the artifact in")
@@ -208,10 +208,17 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--lanes", type=int, help="batches that run side by side (default: as tuned, or 1)")
     serve.add_argument("--threads", type=int, help="CPU threads of one lane (default: as tuned, or the cores)")
     serve.add_argument("--max-batch", type=int, help="most images in one run (default: as tuned, or 8)")
-    serve.add_argument("--max-queue", type=int, help="most images waiting")
+    serve.add_argument("--max-queue", type=int, help="most images of all requests under way")
     serve.add_argument("--max-images", type=int, help="most images in one request")
     serve.add_argument("--max-body-bytes", type=int, help="largest request body")
+    serve.add_argument("--max-queue-bytes", type=int, help="most bytes of all bodies under way")
     serve.add_argument("--timeout-seconds", type=float, help="time a request may take")
+    serve.add_argument("--keys", metavar="FILE", help="JSON file of clients' keys; without it everybody may ask")
+    serve.add_argument("--operations-port", type=int, help="answer probes, metrics and drain there and nowhere else")
+    serve.add_argument("--operations-host", help="address of the operations port (default: 127.0.0.1)")
+    serve.add_argument(
+        "--reduced-scale", action="store_true", help="decode large JPEGs at 1/2 to 1/8, still twice the model's size"
+    )
 
     bench = command("bench", lambda _: None, "measure")
     benches = bench.add_subparsers(title="benchmarks", required=True, metavar="BENCHMARK")

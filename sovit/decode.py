@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import ConfigDict
 
 from sovit.errors import ConfigError, InvalidImage, UnsupportedImage
+from sovit.jpeg import check_jpeg, decode_jpeg, reduced_size
 from sovit.jsonio import STRICT
+from sovit.png import check_png
 
 ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
+SizeOf = Callable[[int, int], tuple[int, int]]  # height and width of an image to those it will be resized to
 
 # Formats are told by their first bytes, never by a file name or a content type.
 _SIGNATURES: Final = (
@@ -25,18 +29,35 @@ _SIGNATURES: Final = (
     (b"GIF89a", "GIF"),
     (b"BM", "BMP"),
 )
+_CHECKS: Final[dict[str, Callable[[bytes], None]]] = {"JPEG": check_jpeg, "PNG": check_png}
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of files to look for in a folder
 _PILLOW_LIMIT: Final = 89_478_485
+_ORIENTATION: Final = 0x0112
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LYING: Final = frozenset({5, 6, 7, 8})  # orientations that exchange height and width
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeLimits:
-    """What a decoder may be asked to do. `max_pixels` is checked against the header, before any pixel is decoded."""
+class DecodeOptions:
+    """What a decoder may be asked to do. `max_pixels` is checked against the header, before any pixel is decoded.
+
+    With `reduced_scale` a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least twice the size
+    it will be resized to: large photographs cost a third, and embeddings change a little.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     max_pixels: int = 50_000_000
+    reduced_scale: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pixels <= _PILLOW_LIMIT:
@@ -45,24 +66,25 @@ class DecodeLimits:
             )
 
 
-def decode(source: ImageSource, limits: DecodeLimits) -> Image.Image:
+def decode(source: ImageSource, options: DecodeOptions, size_of: SizeOf | None = None) -> Image.Image:
     """Decode any image source to an upright RGB image.
 
     Raises `UnsupportedImage` when the bytes are none of `FORMATS`, `InvalidImage` when they are but cannot be decoded
-    or exceed the limits. Transparency is dropped, as the peers' `convert("RGB")` does.
+    or exceed the limits. Transparency is dropped, as the peers' `convert("RGB")` does. `size_of` says what size the
+    image will be resized to, for `options.reduced_scale`.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source, limits)
+        return _from_array(source, options)
     if isinstance(source, Image.Image):
-        _check_header(source, limits)
-        return _to_rgb(source.copy())
+        _check_header(source, options)
+        return _to_rgb(source.copy(), _orientation(source))
     if isinstance(source, bytes):
-        return _from_bytes(source, limits)
+        return _from_bytes(source, options, size_of)
     try:
         content = Path(source).read_bytes()
     except OSError as error:
         raise InvalidImage(f"{source} cannot be read: {error.strerror}.") from error
-    return _from_bytes(content, limits)
+    return _from_bytes(content, options, size_of)
 
 
 def sniff(content: bytes) -> str | None:
@@ -72,31 +94,39 @@ def sniff(content: bytes) -> str | None:
     return next((name for signature, name in _SIGNATURES if content.startswith(signature)), None)
 
 
-def _from_bytes(content: bytes, limits: DecodeLimits) -> Image.Image:
+def _from_bytes(content: bytes, options: DecodeOptions, size_of: SizeOf | None) -> Image.Image:
     if not content:
         raise InvalidImage("the image is empty (0 bytes).")
     image_format = sniff(content)
     if image_format is None:
         raise UnsupportedImage(f"the bytes are no image of a format we take ({', '.join(FORMATS)}).")
+    if check := _CHECKS.get(image_format):
+        check(content)
     # A decoder fed hostile bytes may raise nearly anything, and its text may leak addresses: it is never passed on.
     try:
-        image = Image.open(BytesIO(content), formats=[image_format])
+        image: Image.Image = Image.open(BytesIO(content), formats=[image_format])
     except Image.DecompressionBombError as error:
-        raise InvalidImage(f"the {image_format} header asks for more than {limits.max_pixels:,} pixels.") from error
+        raise InvalidImage(f"the {image_format} header asks for more than {options.max_pixels:,} pixels.") from error
     except Exception as error:
         raise InvalidImage(f"the {image_format} header cannot be read.") from error
-    _check_header(image, limits)
+    _check_header(image, options)
+    orientation = _orientation(image)
     try:
-        image.load()
-        return _to_rgb(image)
+        if image_format == "JPEG":
+            image = _load_jpeg(image, content, orientation, size_of if options.reduced_scale else None)
+        else:
+            image.load()
+        return _to_rgb(image, orientation)
+    except InvalidImage:
+        raise
     except Exception as error:
         raise InvalidImage(f"the {image_format} data is truncated or corrupt.") from error
 
 
-def _check_header(image: Image.Image, limits: DecodeLimits) -> None:
-    if image.width * image.height > limits.max_pixels:
+def _check_header(image: Image.Image, options: DecodeOptions) -> None:
+    if image.width * image.height > options.max_pixels:
         raise InvalidImage(
-            f"the image is {image.width} x {image.height}, over the limit of {limits.max_pixels:,} pixels."
+            f"the image is {image.width} x {image.height}, over the limit of {options.max_pixels:,} pixels."
         )
     if min(image.size) < 1:
         raise InvalidImage("the image has no pixels.")
@@ -105,11 +135,34 @@ def _check_header(image: Image.Image, limits: DecodeLimits) -> None:
         raise InvalidImage("the image has more than one frame; send a single frame.")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _load_jpeg(image: Image.Image, content: bytes, orientation: int, size_of: SizeOf | None) -> Image.Image:
+    """The pixels of a JPEG whose header Pillow has read."""
+    if image.mode == "CMYK":
+        # What the four channels mean is Pillow's to know; the other decoder only says whether they are whole.
+        decode_jpeg(content, "CMYK", None)
+        image.load()
+        return image
+    least_yx = None
+    if size_of is not None:
+        lying = orientation in _LYING
+        height, width = size_of(image.width, image.height) if lying else size_of(image.height, image.width)
+        least_yx = (2 * width, 2 * height) if lying else (2 * height, 2 * width)
+        least_yx = reduced_size(image.height, image.width, least_yx)
+    if image.mode == "L":
+        return Image.fromarray(decode_jpeg(content, "GRAY", least_yx)[:, :, 0])
+    return Image.fromarray(decode_jpeg(content, "RGB", least_yx))
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        ImageOps.exif_transpose(image, in_place=True)
+        return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels, which are fine
-        image.getexif().clear()
+        return 1
+
+
+def _to_rgb(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips to 255 instead of scaling.
         values = np.asarray(image)
@@ -117,7 +170,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_array(array: NDArray[np.uint8], limits: DecodeLimits) -> Image.Image:
+def _from_array(array: NDArray[np.uint8], options: DecodeOptions) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise InvalidImage(
             f"an image array must be uint8 [Y, X, 3] or [Y, X], not {array.dtype} with shape {list(array.shape)}."
@@ -125,5 +178,5 @@ def _from_array(array: NDArray[np.uint8], limits: DecodeLimits) -> Image.Image:
     if 0 in array.shape:
         raise InvalidImage("the image has no pixels.")
     image = Image.fromarray(array)
-    _check_header(image, limits)
+    _check_header(image, options)
     return image.convert("RGB")

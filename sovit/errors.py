@@ -35,6 +35,20 @@ class BadRequest(SoViTError):
     exit_code = EXIT_USAGE
 
 
+class Unauthorized(SoViTError):
+    """A request without a key, or with one that is not in the key file."""
+
+    status = 401
+    title = "Unauthorized"
+
+
+class Forbidden(SoViTError):
+    """A request whose key, or whose way in, does not give the right to what it asks for."""
+
+    status = 403
+    title = "Forbidden"
+
+
 class TooLarge(SoViTError):
     """A body, a part or an image count over its limit."""
 
@@ -75,23 +89,45 @@ class NotAcceptable(SoViTError):
     exit_code = EXIT_USAGE
 
 
-class QueueFull(SoViTError):
-    """The service has all the work it can promise to finish. `retry_after` is in whole seconds."""
+class Refused(SoViTError):
+    """A request that was not let in. `retry_after` is in whole seconds, `reason` one of few words for the metrics."""
 
-    status = 429
-    title = "Queue full"
+    reason = "other"
 
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class NotReady(SoViTError):
-    """The service is warming up or draining."""
+class QueueFull(Refused):
+    """The service has all the work it can promise to finish."""
+
+    status = 429
+    title = "Queue full"
+    reason = "queue"
+
+
+class RateLimited(Refused):
+    """A key has used up what it may ask for."""
+
+    status = 429
+    title = "Too many requests"
+    reason = "key"
+
+
+class NotReady(Refused):
+    """The service has not warmed up, or is not well."""
 
     status = 503
     title = "Not ready"
-    retry_after = 1
+    reason = "not ready"
+
+
+class Draining(NotReady):
+    """The service finishes what it has accepted, and takes no more."""
+
+    title = "Draining"
+    reason = "draining"
 
 
 class DeadlineExceeded(SoViTError):

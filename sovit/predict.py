@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovit.artifact import open_artifact
-from sovit.decode import DecodeLimits, ImageSource
+from sovit.decode import DecodeOptions, ImageSource
 from sovit.errors import ConfigError, RuntimeFailure
 from sovit.runtime.base import Runtime
 from sovit.runtime.open import open_lanes, setting_for
@@ -44,7 +44,7 @@ class Predictor:
         self.runtime = runtime
         self.spec = spec
         self.batch_size = batch_size
-        self.limits = DecodeLimits()
+        self.decode = DecodeOptions()
 
     def classify(self, images: Sequence[ImageSource], top_k: int = DEFAULT_TOP_K) -> list[Classification]:
         """The `top_k` classes of each image. Raises `ConfigError` when the model has no head."""
@@ -69,7 +69,7 @@ class Predictor:
         if isinstance(images, (str, bytes, Path)):
             raise ConfigError("pass a list of images, even for one: predictor.classify([image]).")
         for start in range(0, len(images), self.batch_size):
-            batch = [self.spec.preprocess(image, self.limits) for image in images[start : start + self.batch_size]]
+            batch = [self.spec.preprocess(image, self.decode) for image in images[start : start + self.batch_size]]
             outputs = self.runtime.run(batch)
             if not all(np.isfinite(values).all() for values in outputs.values()):
                 raise RuntimeFailure("the model's outputs are not finite: its weights or its preprocessing are broken.")

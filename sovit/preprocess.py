@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ConfigDict
 
-from sovit.decode import DecodeLimits, ImageSource, decode
+from sovit.decode import DecodeOptions, ImageSource, decode
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
 
@@ -70,9 +70,9 @@ class Preprocess:
         elif self.patch_size is not None or self.max_patches is not None:
             raise ConfigError(f"patch_size and max_patches mean nothing to the resize rule {self.resize!r}.")
 
-    def __call__(self, source: ImageSource, limits: DecodeLimits | None = None) -> NDArray[np.uint8]:
+    def __call__(self, source: ImageSource, options: DecodeOptions | None = None) -> NDArray[np.uint8]:
         """One image to uint8 [Y, X, 3]. Raises `UnsupportedImage` or `InvalidImage`."""
-        return self.resized(decode(source, limits or DecodeLimits()))
+        return self.resized(decode(source, options or DecodeOptions(), self._resized_size))
 
     def resized(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize, and crop or pad, a decoded RGB image."""

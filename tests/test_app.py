@@ -10,6 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import serving.app
+import serving.worker
 from serving.config import ServeConfig
+from serving.worker import Worker, start_worker
 from sovit.artifact import Artifact
-from sovit.decode import DecodeLimits
+from sovit.decode import DecodeOptions
+from sovit.errors import SoViTError
 from sovit.runtime.fake import POISON, FakeRuntime
 from tests.conftest import jpeg, png
 
@@ -32,16 +36,25 @@ def running(artifact: Artifact, runtime: FakeRuntime | None = None, **changes: A
     config = ServeConfig(artifact=str(artifact.folder), runtime="fake", **changes)
     patch = pytest.MonkeyPatch()
     if runtime is not None:
-        patch.setattr(serving.app, "open_lanes", lambda *_: [runtime])
+        patch.setattr(serving.worker, "open_lanes", lambda *_: [runtime])
+    failures: list[SoViTError] = []
+    app = serving.app.create_app(lambda: config, failures.append)
     try:
-        with TestClient(serving.app.create_app(lambda: config), raise_server_exceptions=False) as client:
+        with TestClient(app, raise_server_exceptions=False) as client:
             try:
+                until(lambda: failures or client.get("/readyz").status_code == 200)
+                assert not failures
                 yield client
             finally:
                 if runtime is not None:
                     runtime.gate.set()  # or closing would wait for ever behind a failed test
     finally:
         patch.undo()
+
+
+def worker_of(client: TestClient) -> Worker:
+    worker: Worker = client.app.state.shared.worker  # type: ignore[attr-defined]
+    return worker
 
 
 @pytest.fixture
@@ -225,7 +238,7 @@ def test_unusual_images_are_served(client: TestClient) -> None:
 
 
 def test_limits(exported: Artifact) -> None:
-    limits: dict[str, Any] = {"max_body_bytes": 5000, "max_images": 2, "decode": DecodeLimits(max_pixels=40 * 30)}
+    limits: dict[str, Any] = {"max_body_bytes": 5000, "max_images": 2, "decode": DecodeOptions(max_pixels=40 * 30)}
     with running(exported, **limits) as client:
         assert_problem(client.post("/embed", content=b"x" * 5001, headers=JPEG), 413, "limit of 5,000 bytes")
         chunks = (b"x" * 1000 for _ in range(50))
@@ -261,7 +274,7 @@ def test_a_model_without_a_head_only_embeds(exported: Artifact, monkeypatch: pyt
         labels=(),
         outputs=exported.manifest.outputs[:1],
     )
-    monkeypatch.setattr(serving.app, "open_artifact", lambda _: Artifact(exported.folder, manifest))
+    monkeypatch.setattr(serving.worker, "open_artifact", lambda _: Artifact(exported.folder, manifest))
     with running(exported) as client:
         assert_problem(client.post("/classify", content=jpeg(), headers=JPEG), 400, "no classification head")
         assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
@@ -286,19 +299,33 @@ def test_the_other_routes(client: TestClient) -> None:
 
 def test_openapi_names_every_route_and_every_status(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
-    assert document["openapi"].startswith("3.1")
-    assert {"/classify", "/embed", "/models", "/livez", "/readyz", "/metrics"} == set(document["paths"])
-    classify = document["paths"]["/classify"]["post"]
-    assert {"200", "400", "413", "415", "422", "429", "503", "504"} <= set(classify["responses"])
-    assert {parameter["name"] for parameter in classify["parameters"]} == {"top_k", "model", "on_error"}
+    routes = {route.path for route in client.app.router.routes}  # type: ignore[attr-defined]
+    assert set(document["paths"]) == routes - {"/openapi.json", "/docs"}
+    for path, extra in (("/classify", {"top_k"}), ("/embed", {"normalize"})):
+        operation = document["paths"][path]["post"]
+        assert {"200", "400", "401", "413", "415", "422", "429", "503", "504"} <= set(operation["responses"])
+        names = {parameter["name"] for parameter in operation["parameters"]}
+        assert names == extra | {"model", "on_error", "dtype", "encoding", "x-request-timeout"}
 
 
-def test_before_it_has_started_it_is_not_ready() -> None:
-    client = TestClient(serving.app.create_app())  # no lifespan: nothing has started
-    for response in (client.get("/readyz"), client.post("/embed", content=jpeg(), headers=JPEG)):
-        assert_problem(response, 503)
-        assert int(response.headers["retry-after"]) >= 1
-    assert client.get("/livez").status_code == 200
+def test_the_committed_description_is_the_servers(client: TestClient) -> None:
+    committed = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_text(encoding="utf-8"))
+    assert committed == client.get("/openapi.json").json(), "write it anew: python -m serving.docs > docs/openapi.json"
+
+
+def test_before_it_has_started_it_is_alive_but_not_ready(
+    exported: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(serving.app, "start_worker", lambda config: (go_on.wait(10), start_worker(config))[1])
+    config = ServeConfig(artifact=str(exported.folder), runtime="fake")
+    with TestClient(serving.app.create_app(lambda: config)) as client:
+        for response in (client.get("/readyz"), client.post("/embed", content=jpeg(), headers=JPEG)):
+            assert_problem(response, 503)
+            assert int(response.headers["retry-after"]) >= 1
+        assert client.get("/livez").status_code == 200
+        go_on.set()
+        until(lambda: client.get("/readyz").status_code == 200)
 
 
 def post_in_thread(client: TestClient, count: int) -> tuple[list[Any], list[threading.Thread]]:
@@ -321,10 +348,10 @@ def until(condition: Any) -> None:
 
 def test_a_full_queue_answers_429_and_recovers(exported: Artifact) -> None:
     runtime = FakeRuntime(exported.manifest.model)
-    with running(exported, runtime, max_queue=2, max_images=2, max_batch=1) as client:
+    with running(exported, runtime, max_queue=3, max_images=2, max_batch=1) as client:
         runtime.gate.clear()
         runtime.calls = 0
-        engine = client.app.state.service.engine  # type: ignore[attr-defined]
+        engine = worker_of(client).engine
         first, first_threads = post_in_thread(client, 1)
         until(lambda: runtime.calls == 1)
         responses, threads = post_in_thread(client, 2)
@@ -348,7 +375,7 @@ def test_a_deadline_answers_504_and_what_waited_never_runs(exported: Artifact) -
         for thread in threads:
             thread.join()
         assert {response.status_code for response in responses} == {504}
-        assert client.app.state.service.engine.depth == 0  # type: ignore[attr-defined]
+        assert worker_of(client).engine.depth == 0
         runtime.gate.set()
         assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
         assert sum(runtime.batches) == 2  # the one that was under way, and the good one

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.body import parse_body, read_limited
+from serving.body import declared_size, parse_body, read_limited
 from sovit.errors import BadRequest, SoViTError, TooLarge, UnsupportedMediaType
 
 MULTIPART = "multipart/form-data; boundary=xyz"
@@ -116,12 +116,16 @@ def test_a_body_is_read_no_further_than_its_limit() -> None:
             taken += 1
             yield b"x" * 10
 
-    assert len(asyncio.run(read_limited(stream(), None, 1000))) == 1000
+    counted: list[int] = []
+    assert len(asyncio.run(read_limited(stream(), 1000, counted.append))) == sum(counted) == 1000
     taken = 0
     with pytest.raises(TooLarge, match="over the limit of 25 bytes"):
-        asyncio.run(read_limited(stream(), None, 25))
+        asyncio.run(read_limited(stream(), 25, counted.append))
     assert taken == 3
-    taken = 0
-    with pytest.raises(TooLarge):
-        asyncio.run(read_limited(stream(), "26", 25))
-    assert taken == 0
+
+
+def test_what_a_body_announces() -> None:
+    assert [declared_size(text, 25) for text in (None, "25", "x", "-1", "٣")] == [0, 25, 0, 0, 0]
+    for text in ("26", "9" * 5000):
+        with pytest.raises(TooLarge, match="over the limit of 25 bytes"):
+            declared_size(text, 25)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from serving.engine import LEAST_STUCK_SECONDS, STUCK_FACTOR, Engine, Outputs
-from sovit.errors import DeadlineExceeded, NotReady, QueueFull, RuntimeFailure
+from sovit.errors import DeadlineExceeded, NotReady, RuntimeFailure
 from sovit.runtime.batches import batch_sizes
 from sovit.runtime.fake import POISON, FakeRuntime
 from tests.conftest import tiny_spec
@@ -29,8 +29,14 @@ def value_of(future: Future[Outputs]) -> int:
     return round(float(future.result(10)["pre_logits"][0]) * 255)
 
 
-def started(*runtimes: FakeRuntime, max_batch: int = 4, max_queue: int = 8) -> Engine:
-    engine = Engine(runtimes, max_batch=max_batch, max_queue=max_queue)
+def submit(engine: Engine, image_YXC: NDArray[np.uint8], deadline: float = FAR) -> Future[Outputs]:
+    future: Future[Outputs] = Future()
+    engine.submit(image_YXC, deadline, future)
+    return future
+
+
+def started(*runtimes: FakeRuntime, max_batch: int = 4) -> Engine:
+    engine = Engine(runtimes, max_batch=max_batch)
     engine.start(image(0))
     for runtime in runtimes:
         runtime.batches.clear()
@@ -40,15 +46,15 @@ def started(*runtimes: FakeRuntime, max_batch: int = 4, max_queue: int = 8) -> E
 def occupy(engine: Engine, runtime: FakeRuntime) -> Future[Outputs]:
     """Let one image into the runtime and hold it there."""
     runtime.gate.clear()
-    future = engine.submit(image(1), FAR)
+    future = submit(engine, image(1))
     while not future.running():
         time.sleep(0.001)
     return future
 
 
 def test_every_image_gets_its_own_result() -> None:
-    engine = started(FakeRuntime(MODEL), max_queue=100)
-    futures = [engine.submit(image(value), FAR) for value in range(50)]
+    engine = started(FakeRuntime(MODEL))
+    futures = [submit(engine, image(value)) for value in range(50)]
     assert [value_of(future) for future in futures] == list(range(50))
     engine.close()
 
@@ -57,7 +63,7 @@ def test_what_waits_becomes_one_batch_and_a_lone_image_does_not_wait() -> None:
     runtime = FakeRuntime(MODEL)
     engine = started(runtime)
     first = occupy(engine, runtime)
-    rest = [engine.submit(image(value), FAR) for value in range(2, 8)]
+    rest = [submit(engine, image(value)) for value in range(2, 8)]
     runtime.gate.set()
     assert [value_of(future) for future in [first, *rest]] == [1, *range(2, 8)]
     assert runtime.batches == [1, 4, 2]
@@ -66,10 +72,10 @@ def test_what_waits_becomes_one_batch_and_a_lone_image_does_not_wait() -> None:
 
 def test_it_is_warmed_on_the_shapes_to_be_served() -> None:
     runtime = FakeRuntime(MODEL)
-    engine = Engine([runtime], max_batch=4, max_queue=8)
+    engine = Engine([runtime], max_batch=4)
     assert not engine.ready
     with pytest.raises(NotReady):
-        engine.submit(image(0), FAR)
+        submit(engine, image(0)).result(10)
     engine.start(image(0))
     assert set(runtime.batches) == {1, 2, 4}
     assert engine.ready
@@ -87,9 +93,9 @@ def test_batches_have_few_sizes(most: int) -> None:
 
 def test_only_warmed_sizes_are_run() -> None:
     runtime = FakeRuntime(MODEL)
-    engine = started(runtime, max_batch=6, max_queue=20)
+    engine = started(runtime, max_batch=6)
     first = occupy(engine, runtime)
-    rest = [engine.submit(image(value), FAR) for value in range(2, 15)]
+    rest = [submit(engine, image(value)) for value in range(2, 15)]
     runtime.gate.set()
     assert [value_of(future) for future in [first, *rest]] == [1, *range(2, 15)]
     assert runtime.batches == [1, 6, 6, 1]
@@ -100,8 +106,8 @@ def test_what_nobody_waits_for_leaves_no_batch_of_a_size_that_was_not_warmed() -
     runtime = FakeRuntime(MODEL)
     engine = started(runtime)
     first = occupy(engine, runtime)
-    late = engine.submit(image(2), time.monotonic() - 1)
-    rest = [engine.submit(image(value), FAR) for value in range(3, 6)]
+    late = submit(engine, image(2), time.monotonic() - 1)
+    rest = [submit(engine, image(value)) for value in range(3, 6)]
     runtime.gate.set()
     assert [value_of(future) for future in [first, *rest]] == [1, 3, 4, 5]
     with pytest.raises(DeadlineExceeded):
@@ -135,7 +141,7 @@ def test_a_slow_model_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_failed_warm_up_is_a_failed_start() -> None:
-    engine = Engine([FakeRuntime(MODEL)], max_batch=4, max_queue=8)
+    engine = Engine([FakeRuntime(MODEL)], max_batch=4)
     with pytest.raises(RuntimeFailure):
         engine.start(image(POISON))
     assert not engine.ready
@@ -146,7 +152,7 @@ def test_one_image_that_breaks_the_runtime_fails_alone() -> None:
     engine = started(runtime)
     first = occupy(engine, runtime)
     values = [2, POISON, 3, 4]
-    futures = [engine.submit(image(value), FAR) for value in values]
+    futures = [submit(engine, image(value)) for value in values]
     runtime.gate.set()
     assert value_of(first) == 1
     for value, future in zip(values, futures, strict=True):
@@ -160,33 +166,14 @@ def test_one_image_that_breaks_the_runtime_fails_alone() -> None:
     engine.close()
 
 
-def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
-    runtime = FakeRuntime(MODEL, seconds_per_call=0.05)
-    engine = started(runtime, max_batch=1, max_queue=3)
-    first = occupy(engine, runtime)
-    waiting = [engine.submit(image(2), FAR) for _ in range(3)]
-    with pytest.raises(QueueFull) as caught:
-        engine.submit(image(3), FAR)
-    assert caught.value.retry_after >= 1
-    with pytest.raises(QueueFull):
-        engine.check_room()
-    assert engine.depth == 3
-    runtime.gate.set()
-    assert [value_of(future) for future in [first, *waiting]] == [1, 2, 2, 2]
-    engine.check_room(3)
-    with pytest.raises(QueueFull):
-        engine.check_room(4)
-    engine.close()
-
-
 def test_a_cancelled_image_frees_its_place_and_never_runs() -> None:
     runtime = FakeRuntime(MODEL)
-    engine = started(runtime, max_queue=2)
+    engine = started(runtime)
     first = occupy(engine, runtime)
-    waiting = [engine.submit(image(2), FAR) for _ in range(2)]
+    waiting = [submit(engine, image(2)) for _ in range(2)]
     engine.forget(waiting)
     assert engine.depth == 0
-    last = engine.submit(image(3), FAR)
+    last = submit(engine, image(3))
     runtime.gate.set()
     assert (value_of(first), value_of(last)) == (1, 3)
     assert runtime.batches == [1, 1]
@@ -197,8 +184,8 @@ def test_a_late_image_never_runs() -> None:
     runtime = FakeRuntime(MODEL)
     engine = started(runtime)
     first = occupy(engine, runtime)
-    late = engine.submit(image(2), time.monotonic() - 1)
-    good = engine.submit(image(3), FAR)
+    late = submit(engine, image(2), time.monotonic() - 1)
+    good = submit(engine, image(3))
     runtime.gate.set()
     with pytest.raises(DeadlineExceeded):
         late.result(10)
@@ -210,7 +197,7 @@ def test_a_late_image_never_runs() -> None:
 def test_closing_finishes_what_was_accepted() -> None:
     runtime = FakeRuntime(MODEL)
     engine = started(runtime)
-    futures = [occupy(engine, runtime)] + [engine.submit(image(2), FAR) for _ in range(5)]
+    futures = [occupy(engine, runtime)] + [submit(engine, image(2)) for _ in range(5)]
     closing = threading.Thread(target=engine.close)
     closing.start()
     runtime.gate.set()
@@ -218,7 +205,7 @@ def test_closing_finishes_what_was_accepted() -> None:
     assert not closing.is_alive()
     assert [value_of(future) for future in futures] == [1, 2, 2, 2, 2, 2]
     with pytest.raises(NotReady):
-        engine.submit(image(3), FAR)
+        submit(engine, image(3)).result(10)
 
 
 def test_lanes_run_side_by_side() -> None:
@@ -226,7 +213,7 @@ def test_lanes_run_side_by_side() -> None:
     engine = started(*runtimes, max_batch=1)
     for runtime in runtimes:
         runtime.gate.clear()
-    futures = [engine.submit(image(value), FAR) for value in (5, 6)]
+    futures = [submit(engine, image(value)) for value in (5, 6)]
     while not all(future.running() for future in futures):
         time.sleep(0.001)
     for runtime in runtimes:
@@ -238,13 +225,13 @@ def test_lanes_run_side_by_side() -> None:
 
 def test_many_threads_at_once_lose_nothing() -> None:
     runtimes = [FakeRuntime(MODEL), FakeRuntime(MODEL)]
-    engine = started(*runtimes, max_queue=10_000)
+    engine = started(*runtimes)
     found: dict[int, int] = {}
 
     def client(start: int) -> None:
         for number in range(start, 250, 10):
             if number != POISON:
-                found[number] = value_of(engine.submit(image(number), FAR))
+                found[number] = value_of(submit(engine, image(number)))
 
     threads = [threading.Thread(target=client, args=(start,)) for start in range(10)]
     for thread in threads:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sovit.decode import DecodeLimits, decode
+from sovit.decode import DecodeOptions, decode
 from sovit.errors import ConfigError, InvalidImage, UnsupportedImage
 from sovit.preprocess import Preprocess, ResizeRule, naflex_size, to_patches
 from tests.conftest import SHARED, jpeg
@@ -25,7 +25,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def pixel(content: bytes) -> list[int]:
-    found: list[int] = np.asarray(decode(content, DecodeLimits()))[0, 0].tolist()
+    found: list[int] = np.asarray(decode(content, DecodeOptions()))[0, 0].tolist()
     return found
 
 
@@ -72,7 +72,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(Image.fromarray(np.ascontiguousarray(undo(upright))), exif=exif)
-    np.testing.assert_array_equal(np.asarray(decode(content, DecodeLimits())), upright)
+    np.testing.assert_array_equal(np.asarray(decode(content, DecodeOptions())), upright)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -80,7 +80,7 @@ def test_a_broken_exif_block_does_not_lose_the_image() -> None:
     good = jpeg()
     exif = b"Exif\x00\x00" + b"MM\x00\x2a\xff\xff\xff\xff" + b"\xff" * 20
     content = good[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + good[2:]
-    assert decode(content, DecodeLimits()).size == (40, 30)
+    assert decode(content, DecodeOptions()).size == (40, 30)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_broken_exif_block_does_not_lose_the_image() -> None:
 )
 def test_other_bytes_are_unsupported(content: bytes) -> None:
     with pytest.raises(UnsupportedImage, match="no image of a format we take"):
-        decode(content, DecodeLimits())
+        decode(content, DecodeOptions())
 
 
 @pytest.mark.parametrize("keep", [3, 20, 0.1, 0.5, 0.9])
@@ -99,7 +99,7 @@ def test_a_truncated_image_is_invalid(kind: str, keep: float) -> None:
     content = encoded(Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)), kind)
     count = int(keep * len(content)) if keep < 1 else max(int(keep), {"JPEG": 3, "PNG": 8, "WEBP": 12}[kind])
     with pytest.raises(InvalidImage):
-        decode(content[:count], DecodeLimits())
+        decode(content[:count], DecodeOptions())
 
 
 def test_pixels_are_limited_by_the_header_before_decoding() -> None:
@@ -110,10 +110,10 @@ def test_pixels_are_limited_by_the_header_before_decoding() -> None:
 
     huge = huge[:29] + zlib.crc32(huge[12:29]).to_bytes(4, "big") + header[33:]
     with pytest.raises(InvalidImage, match="more than 50,000,000 pixels"):
-        decode(huge, DecodeLimits())
+        decode(huge, DecodeOptions())
     with pytest.raises(InvalidImage, match="over the limit of 100 pixels"):
-        decode(jpeg(size=(11, 10)), DecodeLimits(max_pixels=100))
-    assert decode(jpeg(size=(10, 10)), DecodeLimits(max_pixels=100)).size == (10, 10)
+        decode(jpeg(size=(11, 10)), DecodeOptions(max_pixels=100))
+    assert decode(jpeg(size=(10, 10)), DecodeOptions(max_pixels=100)).size == (10, 10)
 
 
 def test_an_animation_is_refused() -> None:
@@ -121,7 +121,7 @@ def test_an_animation_is_refused() -> None:
     for kind in ("GIF", "PNG", "WEBP"):
         content = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
         with pytest.raises(InvalidImage, match="more than one frame"):
-            decode(content, DecodeLimits())
+            decode(content, DecodeOptions())
 
 
 def test_a_phones_second_picture_behind_a_jpeg_is_no_animation() -> None:
@@ -228,7 +228,7 @@ def test_patches_hold_the_pixels_in_order(grids: list[tuple[int, int]], patch: i
 )
 def test_no_bytes_raise_anything_but_our_two_errors(tail: bytes, head: bytes) -> None:
     try:
-        decode(head + tail, DecodeLimits())
+        decode(head + tail, DecodeOptions())
     except (InvalidImage, UnsupportedImage) as error:
         assert "object at 0x" not in str(error)
 
@@ -249,7 +249,7 @@ def test_a_rule_that_makes_no_sense_is_refused(changes: dict[str, object], messa
     with pytest.raises(ConfigError, match=message):
         Preprocess(**({"image_size": (8, 8)} | changes))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="max_pixels"):
-        DecodeLimits(max_pixels=0)
+        DecodeOptions(max_pixels=0)
 
 
 REFERENCE = SHARED / "reference" / "preprocess"

@@ -1,0 +1,139 @@
+"""The straight path of a request: read its body under the limits, decode, queue, one run for all outputs, reply.
+
+The event loop waits for the work, for the client to go away, and for the request's time to run out, whichever comes
+first; whoever will get no answer leaves no work behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from serving.body import Body, declared_size, parse_body, read_limited
+from serving.replies import Results, classify_reply, embed_reply
+from serving.schema import AnyOptions, ClassifyOptions, EmbedOptions, accepted_encoding, parse_options
+from serving.work import Work
+from serving.worker import Worker
+from sovit.errors import BadRequest, DeadlineExceeded, InvalidImage, SoViTError, UnsupportedMediaType
+
+TIMEOUT_HEADER = "x-request-timeout"
+
+
+class RejectedImages(SoViTError):
+    """Some images of a request could not be used; `items` says which and why."""
+
+    def __init__(self, items: Mapping[int, SoViTError]) -> None:
+        kinds = {item.status for item in items.values()}
+        # The request takes its images' status where they agree.
+        kind: type[SoViTError] = type(next(iter(items.values()))) if len(kinds) == 1 else InvalidImage
+        self.status, self.title = kind.status, kind.title
+        self.items = items
+        index, first = next(iter(items.items()))
+        super().__init__(f"image {index}: {first}")
+
+
+async def classify(request: Request, worker: Worker) -> Response:
+    """`POST /classify`."""
+    if not worker.spec.model.num_classes:
+        raise BadRequest("this model has no classification head; use /embed.")
+    return await _answer(request, worker, ClassifyOptions, classify_reply)
+
+
+async def embed(request: Request, worker: Worker) -> Response:
+    """`POST /embed`."""
+    return await _answer(request, worker, EmbedOptions, embed_reply)
+
+
+async def _answer(
+    request: Request, worker: Worker, kind: type[AnyOptions], reply: Callable[..., tuple[bytes, str]]
+) -> Response:
+    accepted = None if "encoding" in request.query_params else accepted_encoding(request.headers.get("accept", ""))
+    options, results = await _infer(request, worker, kind)
+    encoding = options.encoding or accepted or accepted_encoding(request.headers.get("accept", ""))
+    failed = _errors_by_index(results)
+    if failed and (options.on_error == "request" or encoding == "npy"):  # an array has no place for an error
+        raise RejectedImages(failed)
+    content, media_type = reply(worker.model, worker.spec, results, options, encoding)
+    return Response(content, media_type=media_type)
+
+
+async def _infer(request: Request, worker: Worker, kind: type[AnyOptions]) -> tuple[AnyOptions, Results]:
+    """The common road of both endpoints: a request to the outputs of each image, or its error."""
+    config, headers = worker.config, request.headers
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("send the body as it is, without a content encoding.")
+    seconds = _seconds(headers.get(TIMEOUT_HEADER), config.timeout_seconds)
+    deadline = time.monotonic() + seconds
+    declared = declared_size(headers.get("content-length"), config.max_body_bytes)
+    use = worker.keys.find(headers) if worker.keys else None
+    # Refused at the door: a body that cannot be worked on is not even read.
+    with worker.door.enter(declared, seconds, use) as ticket:
+        try:
+            async with asyncio.timeout(seconds):
+                content = await read_limited(request.stream(), config.max_body_bytes, ticket.read)
+                body = await _parse(worker, headers.get("content-type", ""), content)
+        except TimeoutError as error:
+            raise _too_late(seconds) from error
+        options = parse_options(kind, request.query_params.multi_items(), body.options)
+        if options.model not in (None, worker.model["name"]):
+            raise BadRequest(f"no such model is served; GET /models lists them: {worker.model['name']}.")
+        ticket.hold(len(body.images))
+        work = Work(worker, body.images, deadline, all_of_them=options.on_error == "item")
+        try:
+            await _finish(request, work, deadline, seconds)
+            results = work.results()
+        finally:
+            work.give_up()
+        ticket.finished = sum(1 for result in results if result and not isinstance(result, SoViTError))
+        return options, results
+
+
+def _seconds(given: str | None, most: float) -> float:
+    """The time a request may take: what its header asks for, up to the service's own limit."""
+    if given is None:
+        return most
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise BadRequest("X-Request-Timeout must be a number of seconds above 0, such as 2.5.")
+    return min(seconds, most)
+
+
+async def _parse(worker: Worker, content_type: str, content: bytes) -> Body:
+    """A raw image is taken as it is; to take other forms apart is work for a thread."""
+    if content_type.startswith(("image/", "application/octet-stream")):
+        return parse_body(content_type, content, worker.config.max_images)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(worker.decoders, parse_body, content_type, content, worker.config.max_images)
+
+
+async def _finish(request: Request, work: Work, deadline: float, seconds: float) -> None:
+    """Wait until the work is done. Raises `DeadlineExceeded` and `ClientDisconnect`."""
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((work.done, gone), timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+    if not work.done.done():
+        raise ClientDisconnect if gone.done() and not gone.cancelled() else _too_late(seconds)
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _too_late(seconds: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the request took longer than {seconds:g} s.")
+
+
+def _errors_by_index(results: Results) -> dict[int, SoViTError]:
+    return {index: result for index, result in enumerate(results) if isinstance(result, SoViTError)}

@@ -1,0 +1,73 @@
+"""What a started worker holds: the model in its engine, and everything a request is measured against."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.config import ServeConfig
+from serving.door import Door
+from serving.engine import Engine
+from serving.keys import KeyFile
+from serving.metrics import Metrics
+from serving.store import artifact_folder
+from sovit.artifact import open_artifact
+from sovit.cores import available_cores
+from sovit.runtime.open import open_lanes, setting_for
+from sovit.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One artifact, warmed and taking work. `model` is what replies say about it, `artifact` its whole hash."""
+
+    config: ServeConfig
+    spec: ModelSpec
+    model: dict[str, Any]
+    artifact: str
+    engine: Engine
+    decoders: ThreadPoolExecutor
+    door: Door
+    keys: KeyFile | None
+    metrics: Metrics
+
+    def close(self) -> None:
+        """Finish what was accepted, then free the engine."""
+        self.engine.close()
+        self.decoders.shutdown()
+
+
+def start_worker(config: ServeConfig) -> Worker:
+    """Verify the artifact, load it into every lane and warm it on exactly the shapes to be served."""
+    keys = KeyFile(Path(config.keys)) if config.keys else None
+    artifact = open_artifact(artifact_folder(config.artifact))
+    manifest = artifact.manifest
+    setting = setting_for(
+        artifact, config.tuned_for, runtime=config.runtime, threads=config.threads, lanes=config.lanes,
+        batch=config.max_batch,
+    )  # fmt: skip
+    runtimes = open_lanes(artifact, setting)
+    metrics = Metrics()
+    engine = Engine(runtimes, max_batch=setting.batch, on_batch=metrics.on_batch)
+    images, _ = artifact.reference()
+    engine.start(images[0])
+    return Worker(
+        config=config,
+        spec=manifest,
+        model={
+            "name": config.name or manifest.name,
+            "artifact": artifact.sha256[:12],
+            "precision": manifest.precision,
+            "runtime": setting.runtime,
+        },
+        artifact=artifact.sha256,
+        engine=engine,
+        decoders=ThreadPoolExecutor(config.decode_threads or available_cores(), thread_name_prefix="decode"),
+        door=Door(
+            max_images=config.max_queue, max_bytes=config.max_queue_bytes, seconds_per_image=engine.seconds_per_image
+        ),
+        keys=keys,
+        metrics=metrics,
+    )
