@@ -93,6 +93,11 @@ class Engine:
         return not stuck and all(lane.is_alive() for lane in self._lanes)
 
     @property
+    def running(self) -> bool:
+        """Whether a lane is in a run now."""
+        return any(began is not None for began in self._began)
+
+    @property
     def depth(self) -> int:
         """Images waiting."""
         return len(self._queue)

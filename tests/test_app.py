@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import io
 import json
 import threading
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.ipc
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 import serving.app
 import serving.worker
 from serving.config import ServeConfig
+from serving.schema import ARROW, JSON, NPY
 from serving.worker import Worker, start_worker
 from sovit.artifact import Artifact
 from sovit.decode import DecodeOptions
@@ -120,6 +126,78 @@ def test_embeddings_in_every_encoding(client: TestClient) -> None:
     reply = client.post("/embed", files=images, params={"encoding": "base64"})
     decoded = [np.frombuffer(b64decode(r["embedding"]), "<f4") for r in reply.json()["results"]]
     np.testing.assert_array_equal(decoded, plain)
+
+
+def arrow(content: bytes) -> Any:
+    table = pyarrow.ipc.open_stream(content).read_all()
+    table.validate(full=True)
+    return table
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_embeddings_as_arrow_and_in_half_precision(client: TestClient, dtype: str) -> None:
+    images = [("images", ("x", image)) for image in (jpeg((1, 2, 3)), b"text", jpeg((200, 100, 50)))]
+    good = [images[0], images[2]]
+    exact = np.load(io.BytesIO(client.post("/embed?encoding=npy", files=good).content))
+    expected = exact.astype(dtype)
+    reply = client.post(f"/embed?dtype={dtype}&on_error=item", files=images, headers={"accept": ARROW})
+    assert reply.headers["content-type"] == ARROW
+    table = arrow(reply.content)
+    assert table.schema.field("embedding").type.list_size == 32
+    assert table.schema.field("embedding").type.value_type.to_pandas_dtype() == np.dtype(dtype)
+    rows = table.to_pylist()
+    np.testing.assert_array_equal([rows[0]["embedding"], rows[2]["embedding"]], expected)
+    assert (rows[1]["embedding"], rows[1]["status"], rows[0]["status"]) == (None, 415, None)
+    assert "no image of a format" in rows[1]["error"]
+    array = np.load(io.BytesIO(client.post(f"/embed?dtype={dtype}&encoding=npy", files=good).content))
+    assert array.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(array, expected)
+    for encoding in ("json", "base64"):
+        reply = client.post(f"/embed?dtype={dtype}&encoding={encoding}", files=good).json()
+        values = [result["embedding"] for result in reply["results"]]
+        if encoding == "base64":
+            values = [np.frombuffer(b64decode(value), np.dtype(dtype).newbyteorder("<")) for value in values]
+        np.testing.assert_array_equal(np.array(values, dtype), expected)
+    all_bad = client.post("/embed?on_error=item&encoding=arrow", files=[images[1]])
+    assert arrow(all_bad.content).to_pylist()[0]["embedding"] is None
+
+
+def test_classes_in_every_encoding(client: TestClient) -> None:
+    images = [("images", ("x", image)) for image in (jpeg((1, 2, 3)), b"text", jpeg((200, 100, 50)))]
+    good = [images[0], images[2]]
+    plain = client.post("/classify?top_k=3", files=good).json()["results"]
+    by_index = [{p["index"]: p["score"] for p in result["predictions"]} for result in plain]
+    scores = np.load(io.BytesIO(client.post("/classify", files=good, headers={"accept": NPY}).content))
+    assert (scores.dtype, scores.shape) == (np.float32, (2, 3))
+    np.testing.assert_allclose(scores, [[row[index] for index in range(3)] for row in by_index], rtol=1e-6)
+    encoded = client.post("/classify?encoding=base64&dtype=float16&on_error=item", files=images).json()["results"]
+    assert encoded[1]["error"]["status"] == 415
+    decoded = [np.frombuffer(b64decode(encoded[index]["scores"]), "<f2") for index in (0, 2)]
+    np.testing.assert_array_equal(decoded, scores.astype(np.float16))
+    reply = client.post("/classify?top_k=2&encoding=arrow&on_error=item", files=images)
+    rows = arrow(reply.content).to_pylist()
+    for row, result in zip((rows[0], rows[2]), plain, strict=True):
+        assert row["label"] == [p["label"] for p in result["predictions"][:2]]
+        assert row["index"] == [p["index"] for p in result["predictions"][:2]]
+        np.testing.assert_allclose(row["score"], [p["score"] for p in result["predictions"][:2]], rtol=1e-6)
+    assert (rows[1]["label"], rows[1]["status"]) == (None, 415)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", JSON),
+        ("*/*", JSON),
+        ("text/html, */*;q=0.1", JSON),
+        (f"{JSON};q=0.5, {NPY}", NPY),
+        (f"{NPY};q=0.2, {ARROW};q=0.8, {JSON};q=0.5", ARROW),
+        (f"{NPY};q=0, {JSON}", JSON),
+    ],
+)
+def test_the_form_of_the_reply_is_what_is_preferred(client: TestClient, accept: str, expected: str) -> None:
+    for path in ("/embed", "/classify"):
+        reply = client.post(path, content=jpeg(), headers={"content-type": "image/jpeg", "accept": accept})
+        assert reply.headers["content-type"] == expected
 
 
 def test_an_option_may_come_in_any_place_but_only_once(client: TestClient) -> None:
@@ -241,6 +319,7 @@ def test_limits(exported: Artifact) -> None:
     limits: dict[str, Any] = {"max_body_bytes": 5000, "max_images": 2, "decode": DecodeOptions(max_pixels=40 * 30)}
     with running(exported, **limits) as client:
         assert_problem(client.post("/embed", content=b"x" * 5001, headers=JPEG), 413, "limit of 5,000 bytes")
+        assert client.post("/embed", content=b"x" * 5001, headers=JPEG).headers["connection"] == "close"
         chunks = (b"x" * 1000 for _ in range(50))
         assert_problem(client.post("/embed", content=chunks, headers=JPEG), 413, "limit of 5,000 bytes")
         files = [("images", ("x", jpeg(size=(4, 4)))) for _ in range(3)]
@@ -251,6 +330,9 @@ def test_limits(exported: Artifact) -> None:
 
 def test_content_types_methods_and_paths(client: TestClient) -> None:
     assert_problem(client.post("/classify", content=b"x", headers={"content-type": "text/html"}), 415, "send multipart")
+    zipped = JPEG | {"content-encoding": "gzip"}
+    assert_problem(client.post("/classify", content=gzip.compress(jpeg()), headers=zipped), 415, "content encoding")
+    assert client.post("/classify", content=jpeg(), headers=JPEG | {"content-encoding": "identity"}).status_code == 200
     response = client.get("/classify")
     assert_problem(response, 405)
     assert response.headers["allow"] == "POST"
@@ -313,9 +395,7 @@ def test_the_committed_description_is_the_servers(client: TestClient) -> None:
     assert committed == client.get("/openapi.json").json(), "write it anew: python -m serving.docs > docs/openapi.json"
 
 
-def test_before_it_has_started_it_is_alive_but_not_ready(
-    exported: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_before_it_has_started_it_is_alive_but_not_ready(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
     monkeypatch.setattr(serving.app, "start_worker", lambda config: (go_on.wait(10), start_worker(config))[1])
     config = ServeConfig(artifact=str(exported.folder), runtime="fake")
@@ -381,6 +461,91 @@ def test_a_deadline_answers_504_and_what_waited_never_runs(exported: Artifact) -
         assert sum(runtime.batches) == 2  # the one that was under way, and the good one
 
 
+def test_a_request_may_ask_for_less_time_but_not_for_more(exported: Artifact) -> None:
+    runtime = FakeRuntime(exported.manifest.model)
+    with running(exported, runtime, timeout_seconds=0.4) as client:
+        for wrong in ("0", "-1", "nan", "inf", "soon", ""):
+            headers = JPEG | {"x-request-timeout": wrong}
+            assert_problem(client.post("/embed", content=jpeg(), headers=headers), 400, "X-Request-Timeout")
+        assert client.post("/embed", content=jpeg(), headers=JPEG | {"x-request-timeout": "60"}).status_code == 200
+        runtime.gate.clear()
+        for asked, given in (("0.05", "longer than 0.05 s"), ("60", "longer than 0.4 s")):
+            headers = JPEG | {"x-request-timeout": asked}
+            assert_problem(client.post("/embed", content=jpeg(), headers=headers), 504, given)
+
+
+def post_raw(client: TestClient, receive: Callable[[], Awaitable[Message]]) -> list[Message]:
+    """A request at the level of ASGI, whose client can go away."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/embed", "raw_path": b"/embed", "query_string": b"",
+        "headers": [(b"content-type", b"image/jpeg")], "http_version": "1.1", "scheme": "http", "root_path": "",
+        "server": ("x", 80), "client": ("y", 1),
+    }  # fmt: skip
+    assert client.portal is not None
+    client.portal.call(client.app, scope, receive, send)
+    return sent
+
+
+def test_a_client_that_goes_away_leaves_nothing_behind(exported: Artifact) -> None:
+    runtime = FakeRuntime(exported.manifest.model)
+    with running(exported, runtime, max_batch=1) as client:
+        worker = worker_of(client)
+        runtime.batches.clear()
+        runtime.gate.clear()
+        _, first = post_in_thread(client, 1)
+        until(lambda: worker.engine.running)
+        messages: list[Message] = [{"type": "http.request", "body": jpeg(), "more_body": False}]
+
+        async def once_it_waits() -> Message:
+            if messages:
+                return messages.pop()
+            while not worker.engine.depth:
+                await asyncio.sleep(0.001)
+            return {"type": "http.disconnect"}
+
+        post_raw(client, once_it_waits)
+        assert (worker.engine.depth, worker.door.requests, worker.door.images) == (0, 1, 1)
+        runtime.gate.set()
+        first[0].join()
+        assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
+        assert runtime.batches == [1, 1], "what nobody waits for has never run"
+        assert 'sovit_requests_total{code="499",route="/embed"} 1.0' in client.get("/metrics").text
+
+
+def test_a_client_that_goes_away_while_it_sends_leaves_nothing_behind(client: TestClient) -> None:
+    messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": jpeg()[:50], "more_body": True}]
+
+    async def receive() -> Message:
+        return messages.pop()
+
+    post_raw(client, receive)
+    assert (worker_of(client).door.requests, worker_of(client).door.bytes) == (0, 0)
+
+
+def test_bodies_under_way_are_bounded_in_bytes(exported: Artifact) -> None:
+    runtime = FakeRuntime(exported.manifest.model)
+    size = len(jpeg())
+    with running(exported, runtime, max_body_bytes=2 * size, max_queue_bytes=3 * size) as client:
+        runtime.gate.clear()
+        responses, threads = post_in_thread(client, 2)
+        until(lambda: worker_of(client).door.bytes == 2 * size)
+        padded = jpeg() + b"x"
+        assert_problem(client.post("/embed", content=padded, headers=JPEG), 429, "fill the memory")
+        chunks = iter([jpeg(), b"x"])
+        assert_problem(client.post("/embed", content=chunks, headers=JPEG), 429, "fill the memory")
+        runtime.gate.set()
+        for thread in threads:
+            thread.join()
+        assert [response.status_code for response in responses] == [200] * 2
+        assert client.post("/embed", content=padded, headers=JPEG).status_code == 200
+        assert 'sovit_rejected_total{reason="queue"} 2.0' in client.get("/metrics").text
+
+
 def test_an_image_that_breaks_the_runtime_is_a_500_that_says_nothing(client: TestClient) -> None:
     poison = png(np.full((16, 16, 3), POISON, np.uint8))
     assert_problem(client.post("/embed", content=poison, headers={"content-type": "image/png"}), 500)
@@ -401,3 +566,119 @@ def test_one_bad_image_never_hurts_its_neighbours(exported: Artifact) -> None:
                 thread.join()
             assert status in (415, 422, 500)
             assert [response.status_code for response in responses] == [200] * 7
+
+
+def with_keys(folder: Path) -> dict[str, Any]:
+    keys = [
+        {"name": "shop", "sha256": sha256(b"shop-key").hexdigest(), "max_in_flight": 1},
+        {"name": "ops", "sha256": sha256(b"ops-key").hexdigest(), "admin": True},
+    ]
+    (folder / "keys.json").write_text(json.dumps(keys))
+    return {"keys": str(folder / "keys.json")}
+
+
+def test_with_a_key_file_everything_but_the_probes_needs_a_key(exported: Artifact, tmp_path: Path) -> None:
+    shop, ops = {"authorization": "Bearer shop-key"}, {"x-api-key": "ops-key"}
+    with running(exported, **with_keys(tmp_path)) as client:
+        for headers in ({}, {"x-api-key": "wrong"}):
+            for response in (
+                client.post("/embed", content=jpeg(), headers=JPEG | headers),
+                client.post("/classify", content=jpeg(), headers=JPEG | headers),
+                client.get("/model", headers=headers),
+                client.get("/models", headers=headers),
+                client.get("/metrics", headers=headers),
+                client.post("/drain", headers=headers),
+            ):
+                assert_problem(response, 401, "needs a key")
+                assert response.headers["www-authenticate"] == "Bearer"
+                assert "wrong" not in response.text
+        assert client.post("/embed", content=jpeg(), headers=JPEG | shop).status_code == 200
+        assert client.get("/model", headers=shop).status_code == 200
+        assert_problem(client.get("/metrics", headers=shop), 403)
+        assert_problem(client.post("/drain", headers=shop), 403)
+        assert client.get("/metrics", headers=ops).status_code == 200
+        for path in ("/livez", "/readyz", "/docs", "/openapi.json"):
+            assert client.get(path).status_code == 200
+
+
+def test_a_key_over_its_limit_is_refused_and_hurts_no_other(exported: Artifact, tmp_path: Path) -> None:
+    runtime = FakeRuntime(exported.manifest.model)
+    shop, ops = JPEG | {"x-api-key": "shop-key"}, JPEG | {"x-api-key": "ops-key"}
+    with running(exported, runtime, **with_keys(tmp_path)) as client:
+        runtime.gate.clear()
+        found: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda: found.append(client.post("/embed", content=jpeg(), headers=shop))),
+            threading.Thread(target=lambda: found.append(client.post("/embed", content=jpeg(), headers=ops))),
+        ]
+        threads[0].start()
+        until(lambda: worker_of(client).door.requests == 1)
+        refused = client.post("/embed", content=jpeg(), headers=shop)
+        assert_problem(refused, 429, "1 requests under way")
+        assert int(refused.headers["retry-after"]) >= 1
+        threads[1].start()
+        until(lambda: worker_of(client).door.requests == 2)
+        runtime.gate.set()
+        for thread in threads:
+            thread.join()
+        assert [response.status_code for response in found] == [200, 200]
+
+
+def test_draining_refuses_newcomers_and_finishes_what_was_accepted(exported: Artifact, tmp_path: Path) -> None:
+    runtime = FakeRuntime(exported.manifest.model)
+    ops = {"x-api-key": "ops-key"}
+    with running(exported, runtime, **with_keys(tmp_path)) as client:
+        runtime.gate.clear()
+        found: list[Any] = []
+        accepted = threading.Thread(
+            target=lambda: found.append(client.post("/embed", content=jpeg(), headers=JPEG | ops))
+        )
+        drained = threading.Thread(target=lambda: found.append(client.post("/drain", headers=ops)))
+        accepted.start()
+        until(lambda: worker_of(client).door.requests == 1)
+        drained.start()
+        until(lambda: worker_of(client).door.draining)
+        for refused in (client.post("/embed", content=jpeg(), headers=JPEG | ops), client.get("/readyz")):
+            assert_problem(refused, 503)
+            assert refused.headers["connection"] == "close"
+            assert int(refused.headers["retry-after"]) >= 1
+        assert client.get("/livez").status_code == 200
+        assert client.get("/model", headers=ops).json()["ready"] is False
+        assert not found
+        runtime.gate.set()
+        accepted.join()
+        drained.join()
+        assert [response.status_code for response in found] == [200, 200]
+        assert {"status": "drained"} in [response.json() for response in found]
+
+
+def test_nobody_drains_a_service_without_keys(client: TestClient) -> None:
+    assert_problem(client.post("/drain"), 403, "admin key")
+    assert client.get("/readyz").status_code == 200
+
+
+def test_the_model_has_its_artifacts_hash_as_its_tag(client: TestClient, exported: Artifact) -> None:
+    reply = client.get("/model")
+    assert reply.headers["etag"] == f'"{exported.sha256}"'
+    model = reply.json()
+    assert (model["artifact_sha256"], model["dim"], model["labels"]) == (exported.sha256, 32, ["ant", "bee", "cat"])
+    assert client.get("/models").json() == {"models": [model]}
+    for known in (reply.headers["etag"], f'"x", W/{reply.headers["etag"]}', "*"):
+        unchanged = client.get("/model", headers={"if-none-match": known})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert client.get("/model", headers={"if-none-match": '"other"'}).status_code == 200
+
+
+def test_the_same_image_alone_and_in_company_gives_the_same_numbers(exported: Artifact) -> None:
+    """With a real engine: its sizes of batch differ in their kernels."""
+    rng = np.random.default_rng(0)
+    images = [png(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)) for _ in range(24)]
+    for runtime in ("onnxruntime", "openvino"):
+        config = ServeConfig(artifact=str(exported.folder), runtime=runtime)
+        with TestClient(serving.app.create_app(lambda config=config: config)) as client:  # type: ignore[misc]
+            until(lambda: client.get("/readyz").status_code == 200)
+            alone = [client.post("/embed", content=image, headers=JPEG | {"accept": NPY}) for image in images]
+            files = [("images", ("x", image)) for image in images]
+            together = np.load(io.BytesIO(client.post("/embed", files=files, headers={"accept": NPY}).content))
+        singly = np.concatenate([np.load(io.BytesIO(reply.content)) for reply in alone])
+        assert (singly * together).sum(axis=1).min() >= 0.99999

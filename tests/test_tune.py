@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import sovit.runtime.profile
 import sovit.runtime.tuning.tune
-from serving.app import start_service
 from serving.config import ServeConfig
+from serving.worker import start_worker
 from sovit.artifact import Artifact
 from sovit.cache import cache_folder
 from sovit.cli import main
@@ -240,14 +240,13 @@ def test_the_command_keeps_a_profile_and_the_service_uses_it(
     )
     save_profile(exported, two)
     with caplog.at_level(logging.WARNING):
-        service = start_service(ServeConfig(artifact=str(exported.folder), tuned_for="throughput"))
+        worker = start_worker(ServeConfig(artifact=str(exported.folder), tuned_for="throughput"))
     try:
-        assert service.model["runtime"] == "onnxruntime"
-        assert len(service.engine._runtimes) == 2
-        assert service.engine._sizes[-1] == 3
+        assert worker.model["runtime"] == "onnxruntime"
+        assert len(worker.engine._runtimes) == 2
+        assert worker.engine._sizes[-1] == 3
     finally:
-        service.engine.close()
-        service.decoders.shutdown()
+        worker.close()
     assert load_artifact(exported.folder).batch_size == 8  # one lane alone was not measured
     assert not caplog.records
 

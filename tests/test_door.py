@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.door import Door, Ticket
+from serving.keys import Key, KeyUse
+from serving.rate import MEMORY, ServiceRate
+from sovit.errors import Draining, QueueFull, RateLimited
+
+LONG = 1e9
+
+
+def door(max_images: int = 4, max_bytes: int = 100, seconds_per_image: float = 0.0) -> Door:
+    return Door(max_images=max_images, max_bytes=max_bytes, seconds_per_image=seconds_per_image)
+
+
+def inside(place: Door) -> tuple[int, int, int]:
+    return place.requests, place.images, place.bytes
+
+
+def test_a_ticket_holds_its_place_until_its_block_ends() -> None:
+    place = door()
+    with place.enter(60, LONG, None) as ticket:
+        ticket.read(30)
+        ticket.read(30)
+        assert inside(place) == (1, 1, 60)
+        ticket.hold(3)
+        assert inside(place) == (1, 3, 60)
+        with pytest.raises(QueueFull, match="fill the memory"):
+            place.enter(41, LONG, None)
+        with place.enter(40, LONG, None), pytest.raises(QueueFull, match="queue is full"):
+            place.enter(0, LONG, None)
+    assert inside(place) == (0, 0, 0)
+
+
+def test_an_undeclared_body_takes_room_as_it_grows() -> None:
+    place = door()
+    with pytest.raises(QueueFull, match="fill the memory"), place.enter(0, LONG, None) as ticket:
+        ticket.read(90)
+        assert place.bytes == 90
+        ticket.read(20)
+    assert inside(place) == (0, 0, 0)
+
+
+def test_a_request_with_more_images_than_there_is_place_for_is_refused() -> None:
+    place = door()
+    with place.enter(0, LONG, None), pytest.raises(QueueFull), place.enter(0, LONG, None) as ticket:
+        ticket.hold(4)
+    assert inside(place) == (0, 0, 0)
+
+
+def test_who_would_wait_longer_than_its_time_is_told_at_once_and_when_to_come_back() -> None:
+    place = door(max_images=100, seconds_per_image=2.0)
+    with place.enter(0, 0.1, None) as ticket:  # nobody is waiting: there is no wait
+        ticket.hold(10)
+        with pytest.raises(QueueFull, match="longer than the request's time") as caught:
+            place.enter(0, 19.0, None)
+        assert 20 <= caught.value.retry_after <= 25
+        with place.enter(0, 21.0, None):
+            pass
+    with place.enter(0, 0.1, None):
+        pass
+
+
+def test_draining_lets_nobody_in_and_waits_for_those_inside() -> None:
+    async def run() -> None:
+        place = door()
+        ticket = place.enter(0, LONG, None)
+        drained = asyncio.create_task(place.drain())
+        await asyncio.sleep(0)
+        with pytest.raises(Draining):
+            place.enter(0, LONG, None)
+        assert not drained.done()
+        with ticket:
+            pass
+        await asyncio.wait_for(drained, 5)
+        await asyncio.wait_for(place.drain(), 5)  # asked for again
+
+    asyncio.run(run())
+
+
+def test_a_key_has_its_own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("serving.keys.time.monotonic", lambda: now)
+    place, use = door(max_images=100), KeyUse(Key(name="a", sha256="0" * 64, requests_per_second=2, max_in_flight=1))
+    with place.enter(0, LONG, use), pytest.raises(RateLimited, match="1 requests under way"):
+        place.enter(0, LONG, use)
+    with place.enter(0, LONG, use):
+        pass
+    with pytest.raises(RateLimited, match="over its 2 requests per second") as caught:
+        place.enter(0, LONG, use)
+    assert caught.value.retry_after == 1
+    now += 0.5
+    with place.enter(0, LONG, use):
+        pass
+    with pytest.raises(RateLimited):
+        place.enter(0, LONG, use)
+    assert inside(place) == (0, 0, 0)
+    with place.enter(0, LONG, None):
+        pass
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 60), st.booleans()), max_size=30))
+def test_no_order_of_coming_and_going_breaks_the_bounds(visits: list[tuple[int, int, bool]]) -> None:
+    place, tickets = door(), list[Ticket]()
+    for images, size, leaves in visits:
+        try:
+            ticket = place.enter(size, LONG, None)
+        except QueueFull:
+            assert place.images == 4 or place.bytes + size > 100
+        else:
+            tickets.append(ticket)
+            try:
+                ticket.hold(images)
+            except QueueFull:
+                assert place.images + images - 1 > 4
+        assert place.images <= 4
+        assert place.bytes <= 100
+        if leaves and tickets:
+            with tickets.pop(0):
+                pass
+    for ticket in tickets:
+        with ticket:
+            pass
+    assert inside(place) == (0, 0, 0)
+
+
+@given(st.floats(1e-4, 10), st.integers(1, 8))
+def test_the_rate_follows_what_is_finished_and_forgets_the_time_without_work(seconds: float, together: int) -> None:
+    rate = ServiceRate(1.0)
+    now = 0.0
+    for _ in range(10 * MEMORY):
+        now += 1000.0
+        rate.begin(now)
+        for _ in range(3):  # batches in a row
+            now += seconds * together
+            rate.finish(together, now)
+    assert rate.seconds_per_image == pytest.approx(seconds, rel=0.01)
+
+
+def test_the_rate_starts_with_the_warm_up() -> None:
+    assert ServiceRate(0.25).seconds_per_image == 0.25
