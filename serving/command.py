@@ -80,12 +80,17 @@ def serve(arguments: argparse.Namespace) -> Result:
             },
         )
 
+        stopped: set[int] = set()
+
         def pass_on(number: int, _: FrameType | None) -> None:
+            stopped.add(number)
             process.send_signal(number)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, pass_on)
         status = process.wait()
+        if -status in stopped:  # told to stop before it could listen to that
+            status = 0
         failed = failed_status(path.parent)  # the worker has said why
         return Result(None, "", status if failed is None else failed)
 

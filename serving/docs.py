@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 description, made from the option models, and a page that shows it without any outside asset.
 
-    python -m serving.docs > docs/openapi.json
+python -m serving.docs > docs/openapi.json
 """
 
 from __future__ import annotations

@@ -5,9 +5,11 @@ sovit serve runs/demo/artifact          (or: SOVIT_SERVE_CONFIG=config.json bent
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import bentoml
 
@@ -18,6 +20,8 @@ from serving.keys import read_keys
 from serving.store import artifact_folder
 from sovit.artifact import open_artifact
 from sovit.errors import SoViTError
+
+_PR_SET_PDEATHSIG: Final = 1
 
 app = create_app(on_failed_start=give_up)
 
@@ -34,11 +38,18 @@ class OurRoutesFirst:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
+            _end_with_parent()
             # From here on requests come to us before BentoML's own middleware: it would keep a timer for each request
             # until its timeout, long after the reply, and trace it a second time.
             server = scope["app"]
             server.middleware_stack = _HttpTo(app, server.middleware_stack)
         await (app if scope["type"] == "http" else self._bento_app)(scope, receive, send)
+
+
+def _end_with_parent() -> None:
+    """Have Linux tell this worker to stop when its supervisor dies, be it killed: nobody else would."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class _HttpTo:

@@ -1,20 +1,16 @@
 """Told to stop, the service answers newcomers with 503 until everything it accepted is done, and only then ends.
 
-The server would close its listener at once, but under a supervisor the listening socket lives on in the parent:
-newcomers would wait in its backlog and be reset at the end. So requests are refused one by one while others finish, and
-the last act is to shut the socket down for every process that holds it.
+The server by itself would stop accepting at once, but under a supervisor the listening socket lives on in the parent:
+newcomers would wait in its backlog for as long as the last request takes, and be reset in the end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
-import stat
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
 
@@ -36,8 +32,10 @@ async def stop_when_drained(state: State) -> AsyncIterator[None]:
     interrupted: list[int] = []
 
     async def drain_then(number: int) -> None:
-        if state.worker is not None:
-            await state.worker.door.drain()
+        if (worker := state.worker) is not None:
+            await worker.door.drain()
+            state.worker = None
+            await asyncio.to_thread(worker.close)  # which takes a while with a large model
         servers_own[number](number, None)
 
     def begin(number: int) -> None:
@@ -55,27 +53,4 @@ async def stop_when_drained(state: State) -> AsyncIterator[None]:
         if callable(handler := signal.getsignal(number)):
             servers_own[number] = handler
             signal.signal(number, on_signal)
-    listeners = _inherited_listeners()
-    try:
-        yield
-    finally:
-        for listener in listeners:
-            with suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-
-
-def _inherited_listeners() -> list[socket.socket]:
-    """Copies of the listening sockets that the parent has opened for this process."""
-    found = []
-    for name in os.listdir("/dev/fd"):
-        with suppress(OSError):  # the listing's own descriptor is gone by now
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                continue
-            copy = socket.socket(fileno=os.dup(int(name)))
-            internet = copy.family in (socket.AF_INET, socket.AF_INET6)
-            if internet and copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                found.append(copy)
-            else:
-                copy.close()
-    return found
+    yield
