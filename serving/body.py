@@ -12,14 +12,16 @@ import logging
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from sovit.errors import BadRequest, TooLarge, UnsupportedMediaType
 
-MAX_FIELD_BYTES = 4096
+MAX_FIELD_BYTES: Final = 4096
+MAX_NESTED: Final = 32  # lists and objects in a JSON body
+MAX_FIELDS: Final = 64  # of a JSON body, besides images
 
 # The parser's own warnings quote the payload, which belongs in no log.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -90,10 +92,21 @@ def parse_body(content_type: str, body: bytes, max_images: int) -> Body:
 
 def _count(images: list[bytes], limit: int) -> None:
     if len(images) > limit:
-        raise TooLarge(f"the request holds more than {limit} images.")
+        raise _too_many(limit)
+
+
+def _too_many(limit: int) -> TooLarge:
+    return TooLarge(f"the request holds more than {limit} images.")
 
 
 def _parse_json(body: bytes, max_images: int) -> Body:
+    # Values cost many times the bytes they are written in: what cannot be ours is not even parsed.
+    if body.count(b"[") + body.count(b"{") > MAX_NESTED:
+        raise BadRequest("the JSON body holds more lists and objects than any request of this service.")
+    if body.count(b'":') > MAX_FIELDS:
+        raise BadRequest("the JSON body holds more fields than any request of this service.")
+    if body.count(b",") > 2 * max_images + MAX_FIELDS:  # a data URI has one of its own
+        raise _too_many(max_images)
     try:
         data = json.loads(body, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -123,6 +136,8 @@ def _decode_base64(text: object, index: int) -> bytes:
         header, comma, text = text.partition(",")
         if not comma or not header.lower().endswith(";base64"):
             raise BadRequest(f"image {index} is a data URI without ;base64.")
+    if text.endswith("==="):  # which Python takes
+        raise BadRequest(f"image {index} is not valid base64.")
     try:
         return b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

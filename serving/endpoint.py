@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serving.body import BodyTooLarge
-from serving.inference import RejectedImages
+from serving.inference import RejectedImages, was_read
 from serving.replies import PROBLEM, problem
 from serving.worker import Worker
 from sovit.errors import Draining, NotReady, Refused, SoViTError, Unauthorized
@@ -95,15 +95,13 @@ async def http_exception(request: Request, exception: Exception) -> Response:
 
 
 class _LingeringResponse(Response):
-    """The answer to a body that is too large.
+    """An answer before the body was read, on a connection that ends with it.
 
     The client is still sending, and would not see an answer that comes with the end of its connection: what it sends
     is taken for a while and thrown away, then the connection is closed.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.headers["connection"] = "close"
-
         async def sender(message: Any) -> None:
             if message["type"] == "http.response.body":
                 await send({**message, "more_body": True})
@@ -128,13 +126,14 @@ def _problem_response(error: SoViTError, request_id: str, request: Request) -> R
     headers = {}
     if isinstance(error, Refused):
         headers["retry-after"] = str(error.retry_after)
-    if isinstance(error, Draining):
+    if isinstance(error, (Draining, BodyTooLarge)):
         headers["connection"] = "close"
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
+    ends = "close" in (headers.get("connection"), request.headers.get("connection", "").lower())
     # A client that waits to be told to go on has sent nothing that could be thrown away.
-    lingers = isinstance(error, BodyTooLarge) and "expect" not in request.headers
-    kind = _LingeringResponse if lingers else Response
+    unread = request.method == "POST" and not was_read(request) and "expect" not in request.headers
+    kind = _LingeringResponse if ends and unread else Response
     return kind(problem(error, request_id, items), error.status, headers, PROBLEM)
 
 

@@ -76,6 +76,7 @@ async def _infer(request: Request, worker: Worker, kind: type[AnyOptions]) -> tu
         try:
             async with asyncio.timeout(seconds):
                 content = await read_limited(request.stream(), config.max_body_bytes, ticket.read)
+                request.state.was_read = True
                 body = await _parse(worker, headers.get("content-type", ""), content)
         except TimeoutError as error:
             raise _too_late(seconds) from error
@@ -91,6 +92,11 @@ async def _infer(request: Request, worker: Worker, kind: type[AnyOptions]) -> tu
             work.give_up()
         ticket.finished = sum(1 for result in results if result and not isinstance(result, SoViTError))
         return options, results
+
+
+def was_read(request: Request) -> bool:
+    """Whether the whole body of a request has been read."""
+    return getattr(request.state, "was_read", False)
 
 
 def _seconds(given: str | None, most: float) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sovit.errors import BadRequest, NotAcceptable
 from sovit.jsonio import explain
@@ -21,6 +21,12 @@ MEDIA_TYPES: Final[dict[Encoding, str]] = {"json": JSON, "base64": JSON, "npy": 
 _ACCEPTED: Final[dict[str, Encoding]] = {
     "": "json", "*/*": "json", "application/*": "json", JSON: "json", NPY: "npy", ARROW: "arrow",
 }  # fmt: skip
+
+
+def _no_flag(value: object) -> object:
+    if isinstance(value, bool):  # which Python takes for 0 or 1
+        raise ValueError("must be a number")
+    return value
 
 
 class Options(BaseModel):
@@ -39,7 +45,7 @@ class Options(BaseModel):
 class ClassifyOptions(Options):
     """Options of /classify."""
 
-    top_k: int = Field(
+    top_k: Annotated[int, BeforeValidator(_no_flag)] = Field(
         DEFAULT_TOP_K, ge=1, le=10_000, description="How many classes to return, best first (json and arrow)."
     )
     encoding: Encoding | None = Field(
@@ -70,6 +76,9 @@ def parse_options(kind: type[AnyOptions], query: Iterable[tuple[str, str]], body
         if name in merged:
             raise BadRequest("an option is given twice.")
         merged[name] = value
+    # Before each of thousands of unknown ones costs an error of its own.
+    if unknown := next((name for name in merged if name not in kind.model_fields), None):
+        raise BadRequest(_clip(f"{unknown[:40]}: unknown field (known: {', '.join(kind.model_fields)})") + ".")
     try:
         return kind.model_validate(merged)
     except ValidationError as error:

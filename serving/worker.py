@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from serving.config import ServeConfig
 from serving.door import Door
 from serving.engine import Engine
 from serving.keys import KeyFile
+from serving.memory import give_back_large_blocks
 from serving.metrics import Metrics
 from serving.store import artifact_folder
 from sovit.artifact import open_artifact
@@ -41,6 +43,8 @@ class Worker:
 
 def start_worker(config: ServeConfig) -> Worker:
     """Verify the artifact, load it into every lane and warm it on exactly the shapes to be served."""
+    give_back_large_blocks()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they quote what is in the images
     keys = KeyFile(Path(config.keys)) if config.keys else None
     artifact = open_artifact(artifact_folder(config.artifact))
     manifest = artifact.manifest

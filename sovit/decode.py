@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ConfigDict
 
 from sovit.errors import ConfigError, InvalidImage, UnsupportedImage
-from sovit.jpeg import check_jpeg, decode_jpeg, reduced_size
+from sovit.jpeg import decode_jpeg, read_jpeg_header, reduced_size
 from sovit.jsonio import STRICT
 from sovit.png import check_png
 
@@ -29,10 +29,10 @@ _SIGNATURES: Final = (
     (b"GIF89a", "GIF"),
     (b"BM", "BMP"),
 )
-_CHECKS: Final[dict[str, Callable[[bytes], None]]] = {"JPEG": check_jpeg, "PNG": check_png}
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of files to look for in a folder
 _PILLOW_LIMIT: Final = 89_478_485
+_BMP_RUN_LENGTHS: Final = (1, 2)  # compressions that Pillow decodes in Python, one run at a time
 _ORIENTATION: Final = 0x0112
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,6 +43,7 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_CMYK: Final = 4
 _LYING: Final = frozenset({5, 6, 7, 8})  # orientations that exchange height and width
 
 
@@ -100,57 +101,64 @@ def _from_bytes(content: bytes, options: DecodeOptions, size_of: SizeOf | None) 
     image_format = sniff(content)
     if image_format is None:
         raise UnsupportedImage(f"the bytes are no image of a format we take ({', '.join(FORMATS)}).")
-    if check := _CHECKS.get(image_format):
-        check(content)
+    if image_format == "JPEG":
+        return _from_jpeg(content, options, size_of)
+    if image_format == "PNG":
+        check_png(content, options.max_pixels)
+    if image_format == "BMP" and int.from_bytes(content[30:34], "little") in _BMP_RUN_LENGTHS:
+        raise InvalidImage("the BMP is run-length coded, which is not decoded here.")
     # A decoder fed hostile bytes may raise nearly anything, and its text may leak addresses: it is never passed on.
     try:
-        image: Image.Image = Image.open(BytesIO(content), formats=[image_format])
+        image = Image.open(BytesIO(content), formats=[image_format])
     except Image.DecompressionBombError as error:
         raise InvalidImage(f"the {image_format} header asks for more than {options.max_pixels:,} pixels.") from error
     except Exception as error:
         raise InvalidImage(f"the {image_format} header cannot be read.") from error
     _check_header(image, options)
-    orientation = _orientation(image)
     try:
-        if image_format == "JPEG":
-            image = _load_jpeg(image, content, orientation, size_of if options.reduced_scale else None)
-        else:
-            image.load()
-        return _to_rgb(image, orientation)
-    except InvalidImage:
-        raise
+        image.load()
+        return _to_rgb(image, _orientation(image))
     except Exception as error:
         raise InvalidImage(f"the {image_format} data is truncated or corrupt.") from error
 
 
-def _check_header(image: Image.Image, options: DecodeOptions) -> None:
-    if image.width * image.height > options.max_pixels:
-        raise InvalidImage(
-            f"the image is {image.width} x {image.height}, over the limit of {options.max_pixels:,} pixels."
-        )
-    if min(image.size) < 1:
+def _from_jpeg(content: bytes, options: DecodeOptions, size_of: SizeOf | None) -> Image.Image:
+    """A JPEG without Pillow's reading of it, which takes long over many small segments.
+
+    Phone cameras store a depth map or a second view behind the photograph (MPO): only the photograph is decoded.
+    """
+    header = read_jpeg_header(content)
+    _check_size(header.width, header.height, options)
+    least_yx = None
+    if options.reduced_scale and size_of is not None:
+        lying = header.orientation in _LYING
+        height, width = size_of(*((header.width, header.height) if lying else (header.height, header.width)))
+        least_yx = (2 * width, 2 * height) if lying else (2 * height, 2 * width)
+        least_yx = reduced_size(header.height, header.width, least_yx)
+    pixels = decode_jpeg(content, header, least_yx)
+    try:
+        if header.components == _CMYK:
+            # What the four channels mean is Pillow's to know.
+            image: Image.Image = Image.open(BytesIO(content), formats=["JPEG"])
+            image.load()
+        else:
+            image = Image.fromarray(pixels[:, :, 0] if header.components == 1 else pixels)
+        return _to_rgb(image, header.orientation)
+    except Exception as error:
+        raise InvalidImage("the JPEG data is truncated or corrupt.") from error
+
+
+def _check_size(width: int, height: int, options: DecodeOptions) -> None:
+    if width * height > options.max_pixels:
+        raise InvalidImage(f"the image is {width} x {height}, over the limit of {options.max_pixels:,} pixels.")
+    if min(width, height) < 1:
         raise InvalidImage("the image has no pixels.")
-    # Phone cameras store a depth map or a second view behind a JPEG (MPO): the first frame is the photograph.
+
+
+def _check_header(image: Image.Image, options: DecodeOptions) -> None:
+    _check_size(image.width, image.height, options)
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise InvalidImage("the image has more than one frame; send a single frame.")
-
-
-def _load_jpeg(image: Image.Image, content: bytes, orientation: int, size_of: SizeOf | None) -> Image.Image:
-    """The pixels of a JPEG whose header Pillow has read."""
-    if image.mode == "CMYK":
-        # What the four channels mean is Pillow's to know; the other decoder only says whether they are whole.
-        decode_jpeg(content, "CMYK", None)
-        image.load()
-        return image
-    least_yx = None
-    if size_of is not None:
-        lying = orientation in _LYING
-        height, width = size_of(image.width, image.height) if lying else size_of(image.height, image.width)
-        least_yx = (2 * width, 2 * height) if lying else (2 * height, 2 * width)
-        least_yx = reduced_size(image.height, image.width, least_yx)
-    if image.mode == "L":
-        return Image.fromarray(decode_jpeg(content, "GRAY", least_yx)[:, :, 0])
-    return Image.fromarray(decode_jpeg(content, "RGB", least_yx))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -167,7 +175,7 @@ def _to_rgb(image: Image.Image, orientation: int) -> Image.Image:
         # 16-bit grey: Pillow's own conversion clips to 255 instead of scaling.
         values = np.asarray(image)
         image = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
 def _from_array(array: NDArray[np.uint8], options: DecodeOptions) -> Image.Image:

@@ -1,4 +1,4 @@
-"""JPEG files: refuse by their markers what no decoder should be fed, then decode exactly or not at all.
+"""JPEG files: read the header, refuse what no decoder should be fed, then decode exactly or not at all.
 
 libjpeg goes on where the data are corrupt and makes up the pixels. Here that is an error: `InvalidImage`, never a wrong
 answer. Whole files give the pixels that Pillow gives.
@@ -8,61 +8,100 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final, Literal
+from io import BytesIO
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+from PIL import Image
 
 from sovit.errors import InvalidImage
 
 MAX_SCANS: Final = 100  # a progressive JPEG has about ten; each costs a pass over all pixels
+MAX_SEGMENTS: Final = 10_000  # before the first scan; a large profile or description takes some hundred
 REDUCTIONS: Final = (8, 4, 2)  # that libjpeg computes for less than a full decode
 
-_SCAN: Final = b"\xff\xda"
+_SCAN: Final = 0xDA
 _END: Final = 0xD9
+_EXIF: Final = 0xE1
+_EXIF_NAME: Final = b"Exif\x00\x00"
+_ORIENTATION: Final = 0x0112
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _DECODED_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive, all Huffman coded
+_MARKER: Final = re.compile(rb"\xff+([^\x00\xff])")
 _MARKER_IN_DATA: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends a scan's data
-# Complaints of libjpeg's about headers, which leave the pixels what they are.
-_HARMLESS: Final = ("unknown JFIF revision", "Unknown Adobe color", "Invalid SOS", "Inconsistent progression")
+# Complaints of libjpeg's about headers, which leave the pixels what they are: Pillow is less strict.
+_HARMLESS: Final = ("unknown JFIF revision", "Unknown Adobe color", "Invalid SOS", "ICC")
+_COLORSPACES: Final[dict[int, Literal["GRAY", "RGB", "CMYK"]]] = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 
 
-def check_jpeg(content: bytes) -> None:
-    """Raise `InvalidImage` for a coding that is not decoded here, and for more than `MAX_SCANS` scans."""
+class JpegHeader(NamedTuple):
+    """What a JPEG says of itself. `orientation` is EXIF's, 1 to 8; `components` are 1, 3 or 4."""
+
+    height: int
+    width: int
+    components: int
+    orientation: int
+
+
+class _Segment(NamedTuple):
+    marker: int
+    content: bytes
+
+
+def read_jpeg_header(content: bytes) -> JpegHeader:
+    """The header of a JPEG.
+
+    Raises `InvalidImage` where there is none, for a coding that is not decoded here, and for more than `MAX_SCANS`
+    scans.
+    """
     # Counting bytes is fast and finds every scan; only a file with too many of these is taken apart to its end.
-    to_the_end = content.count(_SCAN) > MAX_SCANS
-    scans = 0
-    for marker in _markers(content):
-        if marker in _FRAMES and marker not in _DECODED_FRAMES:
-            raise InvalidImage("the JPEG is arithmetic coded, lossless or hierarchical, which is not decoded here.")
-        if marker == _SCAN[1]:
+    to_the_end = content.count(bytes((0xFF, _SCAN))) > MAX_SCANS
+    frame: bytes | None = None
+    orientation, scans = 1, 0
+    for number, (marker, segment) in enumerate(_segments(content)):
+        if number > MAX_SEGMENTS:
+            raise InvalidImage(f"the JPEG has more than {MAX_SEGMENTS:,} segments.")
+        if marker in _FRAMES and frame is None:
+            if marker not in _DECODED_FRAMES:
+                raise InvalidImage("the JPEG is arithmetic coded, lossless or hierarchical, which is not decoded here.")
+            frame = segment
+        elif marker == _EXIF and orientation == 1 and segment.startswith(_EXIF_NAME):
+            orientation = _orientation(segment)
+        elif marker == _SCAN:
             scans += 1
-            if not to_the_end:
-                return
             if scans > MAX_SCANS:
                 raise InvalidImage(f"the JPEG has more than {MAX_SCANS} scans.")
+            if not to_the_end:
+                break
+    if frame is None or len(frame) < 6 or frame[5] not in _COLORSPACES:
+        raise InvalidImage("the JPEG header cannot be read.")
+    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
+    return JpegHeader(height, width, frame[5], orientation)
 
 
-def decode_jpeg(
-    content: bytes, colorspace: Literal["RGB", "GRAY", "CMYK"], least_yx: tuple[int, int] | None
-) -> NDArray[np.uint8]:
+def decode_jpeg(content: bytes, header: JpegHeader, least_yx: tuple[int, int] | None) -> NDArray[np.uint8]:
     """Pixels [Y, X, C] of a JPEG, not turned upright. Raises `InvalidImage` where the data are truncated or corrupt.
 
-    `least_yx` is a size that the file's height and width may be reduced to by one of `REDUCTIONS`.
+    `least_yx` is a size that `reduced_size` gave for it.
     """
     height, width = least_yx or (0, 0)
+    colorspace = _COLORSPACES[header.components]
     try:
         try:
-            pixels = simplejpeg.decode_jpeg(content, colorspace, min_height=height, min_width=width)
+            return simplejpeg.decode_jpeg(  # type: ignore[no-any-return]
+                content, colorspace, min_height=height, min_width=width
+            )
         except ValueError as error:
             if not any(text in str(error) for text in _HARMLESS):
                 raise
-            pixels = simplejpeg.decode_jpeg(content, colorspace, min_height=height, min_width=width, strict=False)
+        image = Image.open(BytesIO(content), formats=["JPEG"])
+        image.load()
+        return np.atleast_3d(np.asarray(image))
     except Exception as error:
         raise InvalidImage("the JPEG data is truncated or corrupt.") from error
-    return pixels  # type: ignore[no-any-return]
 
 
 def reduced_size(height: int, width: int, least_yx: tuple[int, int]) -> tuple[int, int] | None:
@@ -74,22 +113,27 @@ def reduced_size(height: int, width: int, least_yx: tuple[int, int]) -> tuple[in
     return None
 
 
-def _markers(content: bytes) -> Iterator[int]:
-    """The markers of the first image in the file, in order, up to where the file makes no sense."""
+def _orientation(segment: bytes) -> int:
+    exif = Image.Exif()
+    try:
+        exif.load(segment)
+        return int(exif.get(_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block says nothing about the pixels, which are fine
+        return 1
+
+
+def _segments(content: bytes) -> Iterator[_Segment]:
+    """The segments of the first image in the file, in order, up to where the file makes no sense."""
     at = 2
-    while at + 4 <= len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if marker == 0xFF:  # fill bytes
-            at += 1
-            continue
+    while found := _MARKER.match(content, at):
+        marker, at = found.group(1)[0], found.end()
         if marker == _END:
             return
-        yield marker
-        at += 2
-        if marker not in _STANDALONE:
-            at += int.from_bytes(content[at : at + 2], "big")
-        if marker == _SCAN[1]:
-            found = _MARKER_IN_DATA.search(content, at)
-            if found is None:
+        length = 0 if marker in _STANDALONE else int.from_bytes(content[at : at + 2], "big")
+        yield _Segment(marker, content[at + 2 : at + length])
+        at += length
+        if marker == _SCAN:
+            after = _MARKER_IN_DATA.search(content, at)
+            if after is None:
                 return
-            at = found.start()
+            at = after.start()
