@@ -1,19 +1,55 @@
-"""A BentoML service that does nothing: the floor under every service BentoML starts."""
+"""A BentoML service that does nothing, mounted as ours is: the floor under every service BentoML starts.
+
+`POST /embed` reads its body and answers with as many bytes as an embedding of 32 numbers in a .npy file.
+"""
 
 from __future__ import annotations
+
+from typing import Any, Final
 
 import bentoml
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-
-async def _hello(_: Request) -> PlainTextResponse:
-    return PlainTextResponse("hello")
+_REPLY: Final = bytes(256)
 
 
-@bentoml.service(name="empty", workers=1)
-@bentoml.asgi_app(Starlette(routes=[Route("/hello", _hello)]), path="/")
+async def _ready(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("ready")
+
+
+async def _embed(request: Request) -> Response:
+    await request.body()
+    return Response(_REPLY, media_type="application/x-npy")
+
+
+app = Starlette(routes=[Route("/readyz", _ready), Route("/embed", _embed, methods=["POST"])])
+
+
+class OurRoutesFirst:
+    """As in serving/service.py: HTTP requests go past BentoML's own middleware."""
+
+    def __init__(self, bento_app: Any) -> None:
+        self._bento_app = bento_app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            server = scope["app"]
+            others = server.middleware_stack
+
+            async def stack(scope: Any, receive: Any, send: Any) -> None:
+                await (app if scope["type"] == "http" else others)(scope, receive, send)
+
+            server.middleware_stack = stack
+        await self._bento_app(scope, receive, send)
+
+
+@bentoml.service(name="empty", workers=1, metrics={"enabled": False}, logging={"access": {"enabled": False}})
+@bentoml.asgi_app(app, path="/")
 class EmptyService:
     """No model, one route."""
+
+
+EmptyService.add_asgi_middleware(OurRoutesFirst)  # type: ignore[attr-defined]

@@ -13,15 +13,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.routing import Route
 
 from serving import operations
 from serving.config import ServeConfig, read_serve_config
-from serving.endpoint import State, endpoint, http_exception, needs_worker
+from serving.endpoint import State, endpoint, needs_worker
 from serving.failed_start import end_process
 from serving.inference import classify, embed
 from serving.operations_server import operations_server
+from serving.routes import Application, Route
 from serving.stop import stop_when_drained
 from serving.worker import start_worker
 from sovit.errors import SoViTError
@@ -32,7 +31,7 @@ logger = logging.getLogger(__name__)
 def create_app(
     read_config: Callable[[], ServeConfig] = read_serve_config,
     on_failed_start: Callable[[SoViTError], None] = end_process,
-) -> Starlette:
+) -> Application:
     """The application. Settings are read and the model is loaded when it starts, not when it is imported.
 
     `on_failed_start` is told why it cannot start, and ends the process.
@@ -40,12 +39,15 @@ def create_app(
     state = State()
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         try:
             config = read_config()
-            if not config.operations_port:
-                app.router.routes.extend(_operations_routes(state))
-            async with operations_server(config, Starlette(routes=_operations_routes(state))), stop_when_drained(state):
+            operations_app = app
+            if config.operations_port:
+                operations_app = Application(state, _operations_routes(state))
+            else:
+                app.add(_operations_routes(state))
+            async with operations_server(config, operations_app), stop_when_drained(state):
                 _load(config, state, on_failed_start)
                 yield
             if state.worker is not None:
@@ -54,28 +56,27 @@ def create_app(
             on_failed_start(error)
             raise
 
-    app = Starlette(
-        lifespan=lifespan,
-        routes=[
-            Route("/classify", endpoint(state, "/classify", needs_worker(classify)), methods=["POST"]),
-            Route("/embed", endpoint(state, "/embed", needs_worker(embed)), methods=["POST"]),
-            Route("/model", endpoint(state, "/model", needs_worker(operations.model))),
-            Route("/models", endpoint(state, "/models", needs_worker(operations.models))),
-            Route("/openapi.json", endpoint(state, "/openapi.json", operations.openapi_json)),
-            Route("/docs", endpoint(state, "/docs", operations.docs)),
+    app = Application(
+        state,
+        [
+            Route("/classify", "POST", endpoint(state, "/classify", needs_worker(classify))),
+            Route("/embed", "POST", endpoint(state, "/embed", needs_worker(embed))),
+            Route("/model", "GET", endpoint(state, "/model", needs_worker(operations.model))),
+            Route("/models", "GET", endpoint(state, "/models", needs_worker(operations.models))),
+            Route("/openapi.json", "GET", endpoint(state, "/openapi.json", operations.openapi_json)),
+            Route("/docs", "GET", endpoint(state, "/docs", operations.docs)),
         ],
-        exception_handlers={HTTPException: http_exception},
+        lifespan,
     )
-    app.state.shared = state
     return app
 
 
 def _operations_routes(state: State) -> list[Route]:
     return [
-        Route("/livez", endpoint(state, "/livez", operations.livez)),
-        Route("/readyz", endpoint(state, "/readyz", needs_worker(operations.readyz))),
-        Route("/metrics", endpoint(state, "/metrics", needs_worker(operations.metrics))),
-        Route("/drain", endpoint(state, "/drain", needs_worker(operations.drain)), methods=["POST"]),
+        Route("/livez", "GET", endpoint(state, "/livez", operations.livez)),
+        Route("/readyz", "GET", endpoint(state, "/readyz", needs_worker(operations.readyz))),
+        Route("/metrics", "GET", endpoint(state, "/metrics", needs_worker(operations.metrics))),
+        Route("/drain", "POST", endpoint(state, "/drain", needs_worker(operations.drain))),
     ]
 
 

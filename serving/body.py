@@ -10,12 +10,14 @@ import binascii
 import json
 import logging
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from sovit.errors import BadRequest, TooLarge, UnsupportedMediaType
 
@@ -49,10 +51,17 @@ def declared_size(content_length: str | None, limit: int) -> int:
     return size
 
 
-async def read_limited(stream: AsyncIterator[bytes], limit: int, count: Callable[[int], None]) -> bytes:
-    """Read a body of at most `limit` bytes, telling `count` of each piece. Raises `TooLarge` as soon as it is over."""
-    chunks, size = [], 0
-    async for chunk in stream:
+async def read_limited(receive: Receive, limit: int, count: Callable[[int], None]) -> bytes:
+    """Read a body of at most `limit` bytes, telling `count` of each piece. Raises `TooLarge` as soon as it is over.
+
+    Raises `ClientDisconnect` when the client has gone before its end.
+    """
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         size += len(chunk)
         if size > limit:
             raise _over(limit)

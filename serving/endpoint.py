@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.body import BodyTooLarge
 from serving.inference import RejectedImages, was_read
@@ -35,6 +35,14 @@ class State:
     worker: Worker | None = None
 
 
+class NoRoute(SoViTError):
+    """A path that there is not, or a method that it does not take."""
+
+    def __init__(self, status: HTTPStatus, detail: str, headers: dict[str, str]) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.headers = int(status), status.phrase, headers
+
+
 NeedsWorker = Callable[[Request, Worker], Awaitable[Response]]
 MayNeedWorker = Callable[[Request, Worker | None], Awaitable[Response]]
 
@@ -50,10 +58,11 @@ def needs_worker(handler: NeedsWorker) -> MayNeedWorker:
     return checked
 
 
-def endpoint(state: State, route: str, handler: MayNeedWorker) -> Callable[[Request], Awaitable[Response]]:
-    """Wrap a handler for Starlette."""
+def endpoint(state: State, route: str, handler: MayNeedWorker) -> ASGIApp:
+    """Make an ASGI application of a handler."""
 
-    async def wrapped(request: Request) -> Response:
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
         began = time.perf_counter()
         request_id = _request_id(request)
         worker = state.worker
@@ -72,26 +81,21 @@ def endpoint(state: State, route: str, handler: MayNeedWorker) -> Callable[[Requ
             )
         response.headers["x-request-id"] = request_id
         if worker is not None:
-            worker.metrics.requests.labels(route, response.status_code).inc()
-            worker.metrics.request_seconds.labels(route).observe(time.perf_counter() - began)
+            worker.metrics.on_request(route, response.status_code, time.perf_counter() - began)
             if worker.door.draining:
                 response.headers["connection"] = "close"
-        return response
+        await response(scope, receive, send)
 
     return wrapped
 
 
-async def http_exception(request: Request, exception: Exception) -> Response:
-    """Starlette's own refusals (404, 405) in our form."""
-    assert isinstance(exception, HTTPException)
-    error = SoViTError(
-        {404: "no such path.", 405: "this path does not take that method."}.get(exception.status_code, "")
-    )
-    error.status, error.title = exception.status_code, exception.detail
-    request_id = _request_id(request)
-    response = _problem_response(error, request_id, request)
-    response.headers.update({**(exception.headers or {}), "x-request-id": request_id})
-    return response
+def refuse(state: State, status: HTTPStatus, detail: str, headers: dict[str, str]) -> ASGIApp:
+    """Answer what no route takes."""
+
+    async def handler(_: Request, __: Worker | None) -> Response:
+        raise NoRoute(status, detail, headers)
+
+    return endpoint(state, "other", handler)
 
 
 class _LingeringResponse(Response):
@@ -123,7 +127,7 @@ class _LingeringResponse(Response):
 
 def _problem_response(error: SoViTError, request_id: str, request: Request) -> Response:
     items = error.items if isinstance(error, RejectedImages) else None
-    headers = {}
+    headers = dict(error.headers) if isinstance(error, NoRoute) else {}
     if isinstance(error, Refused):
         headers["retry-after"] = str(error.retry_after)
     if isinstance(error, (Draining, BodyTooLarge)):
@@ -139,4 +143,4 @@ def _problem_response(error: SoViTError, request_id: str, request: Request) -> R
 
 def _request_id(request: Request) -> str:
     given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"

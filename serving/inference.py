@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from serving.body import Body, declared_size, parse_body, read_limited
 from serving.replies import Results, classify_reply, embed_reply
-from serving.schema import AnyOptions, ClassifyOptions, EmbedOptions, accepted_encoding, parse_options
+from serving.schema import AnyOptions, ClassifyOptions, EmbedOptions, Encoding, accepted_encoding, parse_options
 from serving.work import Work
 from serving.worker import Worker
 from sovit.errors import BadRequest, DeadlineExceeded, InvalidImage, SoViTError, UnsupportedMediaType
@@ -52,9 +52,7 @@ async def embed(request: Request, worker: Worker) -> Response:
 async def _answer(
     request: Request, worker: Worker, kind: type[AnyOptions], reply: Callable[..., tuple[bytes, str]]
 ) -> Response:
-    accepted = None if "encoding" in request.query_params else accepted_encoding(request.headers.get("accept", ""))
-    options, results = await _infer(request, worker, kind)
-    encoding = options.encoding or accepted or accepted_encoding(request.headers.get("accept", ""))
+    options, encoding, results = await _infer(request, worker, kind)
     failed = _errors_by_index(results)
     if failed and (options.on_error == "request" or encoding == "npy"):  # an array has no place for an error
         raise RejectedImages(failed)
@@ -62,7 +60,7 @@ async def _answer(
     return Response(content, media_type=media_type)
 
 
-async def _infer(request: Request, worker: Worker, kind: type[AnyOptions]) -> tuple[AnyOptions, Results]:
+async def _infer(request: Request, worker: Worker, kind: type[AnyOptions]) -> tuple[AnyOptions, Encoding, Results]:
     """The common road of both endpoints: a request to the outputs of each image, or its error."""
     config, headers = worker.config, request.headers
     if headers.get("content-encoding", "identity").lower() != "identity":
@@ -75,23 +73,24 @@ async def _infer(request: Request, worker: Worker, kind: type[AnyOptions]) -> tu
     with worker.door.enter(declared, seconds, use) as ticket:
         try:
             async with asyncio.timeout(seconds):
-                content = await read_limited(request.stream(), config.max_body_bytes, ticket.read)
+                content = await read_limited(request.receive, config.max_body_bytes, ticket.read)
                 request.state.was_read = True
                 body = await _parse(worker, headers.get("content-type", ""), content)
         except TimeoutError as error:
-            raise _too_late(seconds) from error
-        options = parse_options(kind, request.query_params.multi_items(), body.options)
+            raise too_late(seconds) from error
+        options = parse_options(kind, _query(request), body.options)
         if options.model not in (None, worker.model["name"]):
             raise BadRequest(f"no such model is served; GET /models lists them: {worker.model['name']}.")
+        encoding = options.encoding or accepted_encoding(headers.get("accept", ""))
         ticket.hold(len(body.images))
         work = Work(worker, body.images, deadline, all_of_them=options.on_error == "item")
         try:
-            await _finish(request, work, deadline, seconds)
+            await _finish(request, work, seconds)
             results = work.results()
         finally:
             work.give_up()
         ticket.finished = sum(1 for result in results if result and not isinstance(result, SoViTError))
-        return options, results
+        return options, encoding, results
 
 
 def was_read(request: Request) -> bool:
@@ -112,32 +111,38 @@ def _seconds(given: str | None, most: float) -> float:
     return min(seconds, most)
 
 
+def _query(request: Request) -> list[tuple[str, str]]:
+    return request.query_params.multi_items() if request.scope["query_string"] else []
+
+
 async def _parse(worker: Worker, content_type: str, content: bytes) -> Body:
     """A raw image is taken as it is; to take other forms apart is work for a thread."""
     if content_type.startswith(("image/", "application/octet-stream")):
         return parse_body(content_type, content, worker.config.max_images)
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(worker.decoders, parse_body, content_type, content, worker.config.max_images)
+    return await asyncio.to_thread(parse_body, content_type, content, worker.config.max_images)
 
 
-async def _finish(request: Request, work: Work, deadline: float, seconds: float) -> None:
+async def _finish(request: Request, work: Work, seconds: float) -> None:
     """Wait until the work is done. Raises `DeadlineExceeded` and `ClientDisconnect`."""
-    gone = asyncio.ensure_future(_gone(request))
+    loop = asyncio.get_running_loop()
+    timer = loop.call_at(loop.time() + work.deadline - time.monotonic(), work.fail, too_late(seconds))
+    gone = loop.create_task(_gone(request, work))
     try:
-        await asyncio.wait((work.done, gone), timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+        await work.done
     finally:
         gone.cancel()
-    if not work.done.done():
-        raise ClientDisconnect if gone.done() and not gone.cancelled() else _too_late(seconds)
+        timer.cancel()
 
 
-async def _gone(request: Request) -> None:
-    """Return when the client has closed the connection."""
+async def _gone(request: Request, work: Work) -> None:
+    """Fail the work when the client has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    work.fail(ClientDisconnect())
 
 
-def _too_late(seconds: float) -> DeadlineExceeded:
+def too_late(seconds: float) -> DeadlineExceeded:
+    """The error of a request that took longer than its time."""
     return DeadlineExceeded(f"the request took longer than {seconds:g} s.")
 
 

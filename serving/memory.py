@@ -7,8 +7,11 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-_MMAP_THRESHOLD: Final = -3  # M_MMAP_THRESHOLD of malloc.h
+# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_TRIM_THRESHOLD: Final = -1
+_MMAP_THRESHOLD: Final = -3
 _LARGE_BYTES: Final = 4 << 20
+_KEPT_BYTES: Final = 16 << 20  # of smaller blocks, for each thread: to return and take them again costs more
 
 
 def give_back_large_blocks() -> None:
@@ -19,4 +22,6 @@ def give_back_large_blocks() -> None:
     """
     if sys.platform == "linux":
         with suppress(AttributeError):  # musl has no mallopt
-            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+            libc = ctypes.CDLL(None)
+            libc.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+            libc.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -31,6 +33,16 @@ class Metrics:
         self.batch_seconds = Histogram("sovit_batch_seconds", "Time of one run of the model.", registry=self._registry)
         self.queue_images = Gauge("sovit_queue_images", "Images waiting for a run.", registry=self._registry)
         self.inflight = Gauge("sovit_inflight", "Requests under way.", registry=self._registry)
+
+    @lru_cache(maxsize=256)  # noqa: B019 - one for the life of the process; its values are few
+    def _of(self, route: str, code: int) -> tuple[Counter, Histogram]:
+        return self.requests.labels(route, code), self.request_seconds.labels(route)
+
+    def on_request(self, route: str, code: int, seconds: float) -> None:
+        """Record one answer."""
+        requests, request_seconds = self._of(route, code)
+        requests.inc()
+        request_seconds.observe(seconds)
 
     def on_batch(self, images: int, seconds: float) -> None:
         """Record one run of the model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -69,8 +69,10 @@ class EmbedOptions(Options):
 AnyOptions = TypeVar("AnyOptions", ClassifyOptions, EmbedOptions)
 
 
-def parse_options(kind: type[AnyOptions], query: Iterable[tuple[str, str]], body: Mapping[str, Any]) -> AnyOptions:
+def parse_options(kind: type[AnyOptions], query: Sequence[tuple[str, str]], body: Mapping[str, Any]) -> AnyOptions:
     """Merge options of the query string and of the body. One given twice, or unknown, is a `BadRequest`."""
+    if not body and not query:
+        return kind()
     merged = dict(body)
     for name, value in query:
         if name in merged:

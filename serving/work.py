@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 
 from serving.engine import Outputs
 from serving.worker import Worker
@@ -24,7 +25,7 @@ class Work:
     def __init__(self, worker: Worker, images: Sequence[bytes], deadline: float, *, all_of_them: bool) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._worker = worker
-        self._deadline = deadline
+        self.deadline = deadline
         self._all_of_them = all_of_them
         self._lock = threading.Lock()
         self._undecoded = self._unfinished = len(images)
@@ -32,7 +33,7 @@ class Work:
         self._futures: list[Future[Outputs]] = [Future() for _ in images]
         for future, content in zip(self._futures, images, strict=True):
             future.add_done_callback(self._on_finished)
-            worker.decoders.submit(self._decode, future, content)
+            worker.decoders.submit(partial(self._decode, future, content))
 
     def results(self) -> list[Outputs | SoViTError]:
         """Outputs or error of each image, in order. Of a request that fails, only images with an error are sure."""
@@ -47,6 +48,11 @@ class Work:
                 results.append(future.result() if future.done() and not future.cancelled() else {})
         return results
 
+    def fail(self, error: Exception) -> None:
+        """End the wait with an error, unless the work is done."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
     def give_up(self) -> None:
         """Take what has not run yet out of the way."""
         self._worker.engine.forget(self._futures)
@@ -55,7 +61,7 @@ class Work:
         failed = True
         try:
             if not future.cancelled():
-                if time.monotonic() > self._deadline:
+                if time.monotonic() > self.deadline:
                     raise DeadlineExceeded("the request's time ran out before the image was decoded.")
                 image = self._worker.spec.preprocess(content, self._worker.config.decode)
                 failed = False
@@ -65,7 +71,7 @@ class Work:
         finally:
             self._on_decoded(failed)
         if not failed:
-            self._worker.engine.submit(image, self._deadline, future)
+            self._worker.engine.submit(image, self.deadline, future)
 
     def _on_decoded(self, failed: bool) -> None:
         with self._lock:

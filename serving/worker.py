@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from serving.config import ServeConfig
+from serving.decoders import Decoders
 from serving.door import Door
 from serving.engine import Engine
 from serving.keys import KeyFile
@@ -30,15 +30,15 @@ class Worker:
     model: dict[str, Any]
     artifact: str
     engine: Engine
-    decoders: ThreadPoolExecutor
+    decoders: Decoders
     door: Door
     keys: KeyFile | None
     metrics: Metrics
 
     def close(self) -> None:
         """Finish what was accepted, then free the engine."""
+        self.decoders.close()
         self.engine.close()
-        self.decoders.shutdown()
 
 
 def start_worker(config: ServeConfig) -> Worker:
@@ -68,7 +68,7 @@ def start_worker(config: ServeConfig) -> Worker:
         },
         artifact=artifact.sha256,
         engine=engine,
-        decoders=ThreadPoolExecutor(config.decode_threads or available_cores(), thread_name_prefix="decode"),
+        decoders=Decoders(config.decode_threads or available_cores() + 1),
         door=Door(
             max_images=config.max_queue, max_bytes=config.max_queue_bytes, seconds_per_image=engine.seconds_per_image
         ),

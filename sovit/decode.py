@@ -90,9 +90,10 @@ def decode(source: ImageSource, options: DecodeOptions, size_of: SizeOf | None =
 
 def sniff(content: bytes) -> str | None:
     """The image format that the first bytes announce, or None."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "WEBP"
-    return next((name for signature, name in _SIGNATURES if content.startswith(signature)), None)
+    for signature, name in _SIGNATURES:
+        if content.startswith(signature):
+            return name
+    return "WEBP" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
 
 
 def _from_bytes(content: bytes, options: DecodeOptions, size_of: SizeOf | None) -> Image.Image:

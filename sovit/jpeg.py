@@ -7,6 +7,7 @@ answer. Whole files give the pixels that Pillow gives.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Final, Literal, NamedTuple
@@ -29,7 +30,8 @@ _EXIF_NAME: Final = b"Exif\x00\x00"
 _ORIENTATION: Final = 0x0112
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_DECODED_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive, all Huffman coded
+_PROGRESSIVE: Final = 0xC2
+_DECODED_FRAMES: Final = frozenset({0xC0, 0xC1, _PROGRESSIVE})  # baseline, extended and progressive, all Huffman coded
 _MARKER: Final = re.compile(rb"\xff+([^\x00\xff])")
 _MARKER_IN_DATA: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends a scan's data
 # Complaints of libjpeg's about headers, which leave the pixels what they are: Pillow is less strict.
@@ -57,9 +59,7 @@ def read_jpeg_header(content: bytes) -> JpegHeader:
     Raises `InvalidImage` where there is none, for a coding that is not decoded here, and for more than `MAX_SCANS`
     scans.
     """
-    # Counting bytes is fast and finds every scan; only a file with too many of these is taken apart to its end.
-    to_the_end = content.count(bytes((0xFF, _SCAN))) > MAX_SCANS
-    frame: bytes | None = None
+    frame: _Segment | None = None
     orientation, scans = 1, 0
     for number, (marker, segment) in enumerate(_segments(content)):
         if number > MAX_SEGMENTS:
@@ -67,19 +67,19 @@ def read_jpeg_header(content: bytes) -> JpegHeader:
         if marker in _FRAMES and frame is None:
             if marker not in _DECODED_FRAMES:
                 raise InvalidImage("the JPEG is arithmetic coded, lossless or hierarchical, which is not decoded here.")
-            frame = segment
+            frame = _Segment(marker, segment)
         elif marker == _EXIF and orientation == 1 and segment.startswith(_EXIF_NAME):
             orientation = _orientation(segment)
         elif marker == _SCAN:
             scans += 1
             if scans > MAX_SCANS:
                 raise InvalidImage(f"the JPEG has more than {MAX_SCANS} scans.")
-            if not to_the_end:
+            if scans == 1 and not _may_have_many_scans(content, frame, segment):
                 break
-    if frame is None or len(frame) < 6 or frame[5] not in _COLORSPACES:
+    if frame is None or len(frame.content) < 6 or frame.content[5] not in _COLORSPACES:
         raise InvalidImage("the JPEG header cannot be read.")
-    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    return JpegHeader(height, width, frame[5], orientation)
+    _, height, width, components = struct.unpack_from(">BHHB", frame.content)
+    return JpegHeader(height, width, components, orientation)
 
 
 def decode_jpeg(content: bytes, header: JpegHeader, least_yx: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -111,6 +111,14 @@ def reduced_size(height: int, width: int, least_yx: tuple[int, int]) -> tuple[in
         if size[0] >= least_yx[0] and size[1] >= least_yx[1]:
             return size
     return None
+
+
+def _may_have_many_scans(content: bytes, frame: _Segment | None, first_scan: bytes) -> bool:
+    """Whether the scans of a file have to be counted one by one."""
+    # Not progressive, and all components in the first scan: the decoder reads no second one.
+    if frame is not None and frame.marker != _PROGRESSIVE and first_scan[:1] == frame.content[5:6]:
+        return False
+    return content.count(bytes((0xFF, _SCAN))) > MAX_SCANS  # fast, and finds every scan
 
 
 def _orientation(segment: bytes) -> int:

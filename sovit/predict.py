@@ -19,6 +19,7 @@ from sovit.runtime.profile import AUTO
 from sovit.spec import ModelSpec, Score
 
 DEFAULT_TOP_K: Final = 5
+_TINY: Final = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -120,5 +121,5 @@ def to_embeddings(pre_logits_BD: NDArray[np.float32], normalize: bool) -> NDArra
     """The user's vector: pooled features, divided by their length unless told otherwise."""
     if not normalize:
         return pre_logits_BD
-    length = np.linalg.norm(pre_logits_BD, axis=1, keepdims=True)
-    return pre_logits_BD / np.maximum(length, np.finfo(np.float32).tiny)  # type: ignore[no-any-return]
+    length_B1 = np.sqrt(np.einsum("bd,bd->b", pre_logits_BD, pre_logits_BD))[:, None]
+    return pre_logits_BD / np.maximum(length_B1, _TINY)  # type: ignore[no-any-return]

@@ -381,7 +381,7 @@ def test_the_other_routes(client: TestClient) -> None:
 
 def test_openapi_names_every_route_and_every_status(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
-    routes = {route.path for route in client.app.router.routes}  # type: ignore[attr-defined]
+    routes = set(client.app.paths)  # type: ignore[attr-defined]
     assert set(document["paths"]) == routes - {"/openapi.json", "/docs"}
     for path, extra in (("/classify", {"top_k"}), ("/embed", {"normalize"})):
         operation = document["paths"][path]["post"]
@@ -518,7 +518,10 @@ def test_a_client_that_goes_away_leaves_nothing_behind(exported: Artifact) -> No
 
 
 def test_a_client_that_goes_away_while_it_sends_leaves_nothing_behind(client: TestClient) -> None:
-    messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": jpeg()[:50], "more_body": True}]
+    messages: list[Message] = [
+        {"type": "http.disconnect"},
+        {"type": "http.request", "body": jpeg()[:50], "more_body": True},
+    ]
 
     async def receive() -> Message:
         return messages.pop()

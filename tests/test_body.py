@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from serving.body import declared_size, parse_body, read_limited
 from sovit.errors import BadRequest, SoViTError, TooLarge, UnsupportedMediaType
@@ -111,18 +112,25 @@ def test_no_body_raises_anything_but_our_errors(content_type: str, body: bytes) 
 def test_a_body_is_read_no_further_than_its_limit() -> None:
     taken = 0
 
-    async def stream() -> AsyncIterator[bytes]:
+    async def receive() -> Message:
         nonlocal taken
-        for _ in range(100):
-            taken += 1
-            yield b"x" * 10
+        taken += 1
+        return {"type": "http.request", "body": b"x" * 10, "more_body": taken < 100}
 
     counted: list[int] = []
-    assert len(asyncio.run(read_limited(stream(), 1000, counted.append))) == sum(counted) == 1000
+    assert len(asyncio.run(read_limited(receive, 1000, counted.append))) == sum(counted) == 1000
     taken = 0
     with pytest.raises(TooLarge, match="over the limit of 25 bytes"):
-        asyncio.run(read_limited(stream(), 25, counted.append))
+        asyncio.run(read_limited(receive, 25, counted.append))
     assert taken == 3
+
+
+def test_a_client_that_leaves_ends_the_reading() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(read_limited(receive, 25, lambda _: None))
 
 
 def test_what_a_body_announces() -> None:

@@ -1,0 +1,67 @@
+"""Requests to their endpoints by one look into a table, before Starlette's router and middleware would go to work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http import HTTPStatus
+from typing import NamedTuple
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.endpoint import State, refuse
+
+
+class Route(NamedTuple):
+    """A path, the one method it takes, and what answers it. GET answers HEAD too: servers leave the body out."""
+
+    path: str
+    method: str
+    endpoint: ASGIApp
+
+
+@asynccontextmanager
+async def _no_lifespan(_: Starlette) -> AsyncIterator[None]:
+    yield
+
+
+class Application(Starlette):
+    """A Starlette application, for its lifespan, whose requests go straight to their endpoints."""
+
+    def __init__(
+        self,
+        state: State,
+        routes: list[Route],
+        lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] = _no_lifespan,
+    ) -> None:
+        super().__init__(lifespan=lifespan)
+        self.state.shared = state
+        self.paths: dict[str, dict[str, ASGIApp]] = {}
+        self._no_path = refuse(state, HTTPStatus.NOT_FOUND, "no such path.", {})
+        self._wrong_method: dict[str, ASGIApp] = {}
+        self._shared = state
+        self.add(routes)
+
+    def add(self, routes: list[Route]) -> None:
+        """Take more routes."""
+        for path, method, endpoint in routes:
+            methods = ("GET", "HEAD") if method == "GET" else (method,)
+            self.paths.setdefault(path, {}).update(dict.fromkeys(methods, endpoint))
+            self._wrong_method[path] = refuse(
+                self._shared,
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                "this path does not take that method.",
+                {"allow": ", ".join(self.paths[path])},
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        path = scope["path"]
+        endpoint = self._no_path
+        if (methods := self.paths.get(path)) is not None:
+            endpoint = methods.get(scope["method"]) or self._wrong_method[path]
+        await endpoint(scope, receive, send)
