@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from sovit.artifact import Artifact
 from sovit.client import Client
@@ -178,13 +179,35 @@ def test_the_two_onnx_runtimes_are_exclusive_extras() -> None:
     assert not any("torch" in package for package in extras["serving"])
 
 
-def test_the_pins_of_the_bento_are_the_tested_ones() -> None:
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
-    lines = (ROOT / "bentofile.yaml").read_text().splitlines()
-    packages = dict(line.strip(" -").split("==") for line in lines if "==" in line)
-    assert "torch" not in packages
-    assert {"bentoml", "onnxruntime", "pillow", "starlette", "python-multipart"} <= packages.keys()
-    assert packages == {name: pins[name if name in pins else name.replace("-", "_")] for name in packages}
+def locked(name: str) -> dict[str, str]:
+    """Version by package of a file with hashes. Every package must have some."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert all("--hash=sha256:" in line for line in lines)
+    return dict(line.split(" ", 1)[0].split("==") for line in lines)
+
+
+def normal(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def test_what_is_installed_is_pinned_with_hashes() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pins = {normal(name): version for name, version in pins.items()}
+    service, dev, audit = (locked(name) for name in ("service", "dev", "audit"))
+    assert {"bentoml", "onnxruntime", "openvino", "pillow", "simplejpeg", "starlette", "uvicorn"} <= service.keys()
+    assert not {"torch", "pytest", "onnx"} & service.keys()
+    assert service.items() <= dev.items()
+    assert "pip-audit" in audit
+    for name, version in (service | dev).items():
+        assert pins[normal(name)] == version, "make lock"
+    # Anything a user of the service needs is in its file, with a version that fits.
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = wanted["optional-dependencies"]
+    for line in [*wanted["dependencies"], *extras["serving"], *extras["cpu"]]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(service[normal(requirement.name)])
 
 
 def test_a_built_bento_serves_away_from_the_checkout(exported: Artifact, tmp_path: Path) -> None:
@@ -194,6 +217,8 @@ def test_a_built_bento_serves_away_from_the_checkout(exported: Artifact, tmp_pat
         [*bentoml, "build", "--output", "tag"], cwd=ROOT, env={**os.environ, **home}, check=True, capture_output=True
     )
     bento = next((tmp_path / "home" / "bentos" / "sovit").glob("*/"))
+    requirements = (bento / "env" / "python" / "requirements.txt").read_text(encoding="utf-8")
+    assert requirements.count("--hash=sha256:") > 500
     packed = {path.relative_to(bento / "src").parts[0] for path in (bento / "src").rglob("*.py")}
     assert packed == {"sovit", "serving"}
     (tmp_path / "away").mkdir()
