@@ -19,6 +19,9 @@ from serving.keys import KeyUse
 from serving.rate import ServiceRate
 from sovit.errors import Draining, QueueFull
 
+# Of a request's time, what it may spend waiting: its own run, in a whole batch, and what the estimate is wrong by come
+# on top.
+_SHARE_OF_TIME: Final = 0.7
 _JITTER: Final = 0.25  # of a Retry-After, so that those refused together do not come back together
 
 
@@ -44,7 +47,7 @@ class Door:
         if self.draining:
             raise Draining("the service is shutting down; another instance will take the request.")
         wait = self.images * self._rate.seconds_per_image
-        if self.images and wait > seconds:
+        if self.images and wait > _SHARE_OF_TIME * seconds:
             raise QueueFull("the queue is longer than the request's time; try again later.", self._retry_after())
         self._check(1, declared_bytes)
         held = ExitStack()

@@ -8,7 +8,6 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.body import BodyTooLarge
 from serving.inference import RejectedImages, was_read
+from serving.loader import Loader
 from serving.replies import PROBLEM, problem
 from serving.worker import Worker
 from sovit.errors import Draining, NotReady, Refused, SoViTError, Unauthorized
@@ -26,13 +26,6 @@ logger = logging.getLogger(__name__)
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LINGER_SECONDS: Final = 2.0
-
-
-@dataclass
-class State:
-    """What the routes of one process share: the worker, once it has started."""
-
-    worker: Worker | None = None
 
 
 class NoRoute(SoViTError):
@@ -58,14 +51,14 @@ def needs_worker(handler: NeedsWorker) -> MayNeedWorker:
     return checked
 
 
-def endpoint(state: State, route: str, handler: MayNeedWorker) -> ASGIApp:
+def endpoint(loader: Loader, route: str, handler: MayNeedWorker) -> ASGIApp:
     """Make an ASGI application of a handler."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         began = time.perf_counter()
         request_id = _request_id(request)
-        worker = state.worker
+        worker = loader.worker
         try:
             response = await handler(request, worker)
         except SoViTError as error:
@@ -89,13 +82,13 @@ def endpoint(state: State, route: str, handler: MayNeedWorker) -> ASGIApp:
     return wrapped
 
 
-def refuse(state: State, status: HTTPStatus, detail: str, headers: dict[str, str]) -> ASGIApp:
+def refuse(loader: Loader, status: HTTPStatus, detail: str, headers: dict[str, str]) -> ASGIApp:
     """Answer what no route takes."""
 
     async def handler(_: Request, __: Worker | None) -> Response:
         raise NoRoute(status, detail, headers)
 
-    return endpoint(state, "other", handler)
+    return endpoint(loader, "other", handler)
 
 
 class _LingeringResponse(Response):

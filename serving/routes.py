@@ -10,7 +10,8 @@ from typing import NamedTuple
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.endpoint import State, refuse
+from serving.endpoint import refuse
+from serving.loader import Loader
 
 
 class Route(NamedTuple):
@@ -31,16 +32,16 @@ class Application(Starlette):
 
     def __init__(
         self,
-        state: State,
+        loader: Loader,
         routes: list[Route],
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] = _no_lifespan,
     ) -> None:
         super().__init__(lifespan=lifespan)
-        self.state.shared = state
+        self.state.loader = loader
         self.paths: dict[str, dict[str, ASGIApp]] = {}
-        self._no_path = refuse(state, HTTPStatus.NOT_FOUND, "no such path.", {})
+        self._no_path = refuse(loader, HTTPStatus.NOT_FOUND, "no such path.", {})
         self._wrong_method: dict[str, ASGIApp] = {}
-        self._shared = state
+        self._loader = loader
         self.add(routes)
 
     def add(self, routes: list[Route]) -> None:
@@ -49,7 +50,7 @@ class Application(Starlette):
             methods = ("GET", "HEAD") if method == "GET" else (method,)
             self.paths.setdefault(path, {}).update(dict.fromkeys(methods, endpoint))
             self._wrong_method[path] = refuse(
-                self._shared,
+                self._loader,
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 "this path does not take that method.",
                 {"allow": ", ".join(self.paths[path])},

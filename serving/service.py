@@ -8,22 +8,29 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-import bentoml
-
-from serving.app import create_app
 from serving.config import read_serve_config
 from serving.failed_start import give_up
 from serving.keys import read_keys
-from serving.store import artifact_folder
-from sovit.artifact import open_artifact
+from serving.loader import Loader
 from sovit.errors import SoViTError
 
 _PR_SET_PDEATHSIG: Final = 1
 
-app = create_app(on_failed_start=give_up)
+loader = Loader(give_up)
+if "--worker-id" in sys.argv:  # not in the supervisor, which imports this module too
+    # The model takes longer to load than BentoML to import and to set itself up: both at once, from here on.
+    with suppress(SoViTError):  # which the application then meets itself
+        loader.start(read_serve_config())
+
+import bentoml  # noqa: E402
+
+from serving.app import create_app  # noqa: E402
+
+app = create_app(loader)
 
 
 class OurRoutesFirst:
@@ -79,10 +86,9 @@ class SoViTService:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check_artifact() -> None:
-        """Refuse to start, with one sentence, on settings or an artifact that do not fit."""
+        """Refuse to start, with one sentence, on settings or keys that do not fit. The worker looks at the artifact."""
         try:
             config = read_serve_config()
-            open_artifact(artifact_folder(config.artifact))
             if config.keys:
                 read_keys(Path(config.keys))
         except SoViTError as error:

@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
 
-from serving.endpoint import State
+from serving.loader import Loader
 
 
 @asynccontextmanager
-async def stop_when_drained(state: State) -> AsyncIterator[None]:
+async def stop_when_drained(loader: Loader) -> AsyncIterator[None]:
     """Put a drain before the server's own handling of SIGTERM and SIGINT, until the block ends.
 
     A second SIGINT, from an impatient terminal, does not wait.
@@ -32,9 +32,9 @@ async def stop_when_drained(state: State) -> AsyncIterator[None]:
     interrupted: list[int] = []
 
     async def drain_then(number: int) -> None:
-        if (worker := state.worker) is not None:
+        if (worker := loader.worker) is not None:
             await worker.door.drain()
-            state.worker = None
+            loader.worker = None
             await asyncio.to_thread(worker.close)  # which takes a while with a large model
         servers_own[number](number, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from serving.keys import KeyFile
 from serving.memory import give_back_large_blocks
 from serving.metrics import Metrics
 from serving.store import artifact_folder
-from sovit.artifact import open_artifact
+from sovit.artifact import Artifact, check_files, read_manifest
 from sovit.cores import available_cores
 from sovit.runtime.open import open_lanes, setting_for
 from sovit.spec import ModelSpec
@@ -46,17 +47,24 @@ def start_worker(config: ServeConfig) -> Worker:
     give_back_large_blocks()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # they quote what is in the images
     keys = KeyFile(Path(config.keys)) if config.keys else None
-    artifact = open_artifact(artifact_folder(config.artifact))
-    manifest = artifact.manifest
+    folder = artifact_folder(config.artifact)
+    manifest = read_manifest(folder)
+    artifact = Artifact(folder, manifest)
     setting = setting_for(
         artifact, config.tuned_for, runtime=config.runtime, threads=config.threads, lanes=config.lanes,
         batch=config.max_batch,
     )  # fmt: skip
-    runtimes = open_lanes(artifact, setting)
+    # Hashing and loading read the same pages: side by side they take the time of one.
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(check_files, artifact)
+        try:
+            runtimes = open_lanes(artifact, setting, keep_compiled=True)
+        finally:
+            checked.result()  # a file that was changed is the better explanation of a failed load
     metrics = Metrics()
     engine = Engine(runtimes, max_batch=setting.batch, on_batch=metrics.on_batch)
     images, _ = artifact.reference()
-    engine.start(images[0])
+    engine.start(images[0], every_size=bool(config.max_batch))
     return Worker(
         config=config,
         spec=manifest,

@@ -167,7 +167,19 @@ def is_artifact(folder: Path) -> bool:
 
 def open_artifact(folder: str | Path) -> Artifact:
     """Read and verify an artifact folder. Raises `ArtifactMismatch` naming the file that does not fit."""
-    folder = Path(folder)
+    artifact = Artifact(Path(folder), read_manifest(Path(folder)))
+    check_files(artifact)
+    return artifact
+
+
+def check_files(artifact: Artifact) -> None:
+    """Raise `ArtifactMismatch` for a file that is missing or does not have the hash in the manifest."""
+    for name, info in artifact.manifest.files.items():
+        _check_file(artifact.folder, name, info)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of an artifact folder, without a look at its files. Raises `ArtifactMismatch`."""
     if not (folder / MANIFEST).is_file():
         raise ArtifactMismatch(f"{folder} is no artifact: {MANIFEST} is missing.")
     try:
@@ -183,9 +195,7 @@ def open_artifact(folder: str | Path) -> Artifact:
     for required in (GRAPH, REFERENCE):
         if required not in manifest.files:
             raise ArtifactMismatch(f"{folder / MANIFEST} lists no {required}.")
-    for name, info in manifest.files.items():
-        _check_file(folder, name, info)
-    return Artifact(folder, manifest)
+    return manifest
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The machine's cache: compiled plans, timing caches and tuned profiles, which belong to a machine, not to an artifact.
 
-    $XDG_CACHE_HOME/sovit (~/.cache/sovit) / plans | timings | profiles
+    $XDG_CACHE_HOME/sovit (~/.cache/sovit) / plans | timings | profiles | openvino
 
 What is in it can be deleted at any time; nothing in it is taken from elsewhere.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 
 from sovit.errors import ConfigError
 
-Kind = Literal["plans", "timings", "profiles"]
+Kind = Literal["plans", "timings", "profiles", "openvino"]
 
 
 def cache_folder(kind: Kind) -> Path:

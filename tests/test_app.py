@@ -24,8 +24,11 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 import serving.app
+import serving.loader
 import serving.worker
 from serving.config import ServeConfig
+from serving.failed_start import end_process
+from serving.loader import Loader
 from serving.schema import ARROW, JSON, NPY
 from serving.worker import Worker, start_worker
 from sovit.artifact import Artifact
@@ -44,7 +47,7 @@ def running(artifact: Artifact, runtime: FakeRuntime | None = None, **changes: A
     if runtime is not None:
         patch.setattr(serving.worker, "open_lanes", lambda *_: [runtime])
     failures: list[SoViTError] = []
-    app = serving.app.create_app(lambda: config, failures.append)
+    app = serving.app.create_app(Loader(failures.append), lambda: config)
     try:
         with TestClient(app, raise_server_exceptions=False) as client:
             try:
@@ -59,7 +62,7 @@ def running(artifact: Artifact, runtime: FakeRuntime | None = None, **changes: A
 
 
 def worker_of(client: TestClient) -> Worker:
-    worker: Worker = client.app.state.shared.worker  # type: ignore[attr-defined]
+    worker: Worker = client.app.state.loader.worker  # type: ignore[attr-defined]
     return worker
 
 
@@ -356,7 +359,7 @@ def test_a_model_without_a_head_only_embeds(exported: Artifact, monkeypatch: pyt
         labels=(),
         outputs=exported.manifest.outputs[:1],
     )
-    monkeypatch.setattr(serving.worker, "open_artifact", lambda _: Artifact(exported.folder, manifest))
+    monkeypatch.setattr(serving.worker, "read_manifest", lambda _: manifest)
     with running(exported) as client:
         assert_problem(client.post("/classify", content=jpeg(), headers=JPEG), 400, "no classification head")
         assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
@@ -397,9 +400,9 @@ def test_the_committed_description_is_the_servers(client: TestClient) -> None:
 
 def test_before_it_has_started_it_is_alive_but_not_ready(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr(serving.app, "start_worker", lambda config: (go_on.wait(10), start_worker(config))[1])
+    monkeypatch.setattr(serving.loader, "start_worker", lambda config: (go_on.wait(10), start_worker(config))[1])
     config = ServeConfig(artifact=str(exported.folder), runtime="fake")
-    with TestClient(serving.app.create_app(lambda: config)) as client:
+    with TestClient(serving.app.create_app(Loader(end_process), lambda: config)) as client:
         for response in (client.get("/readyz"), client.post("/embed", content=jpeg(), headers=JPEG)):
             assert_problem(response, 503)
             assert int(response.headers["retry-after"]) >= 1
@@ -678,7 +681,7 @@ def test_the_same_image_alone_and_in_company_gives_the_same_numbers(exported: Ar
     images = [png(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)) for _ in range(24)]
     for runtime in ("onnxruntime", "openvino"):
         config = ServeConfig(artifact=str(exported.folder), runtime=runtime)
-        with TestClient(serving.app.create_app(lambda config=config: config)) as client:  # type: ignore[misc]
+        with TestClient(serving.app.create_app(Loader(end_process), lambda config=config: config)) as client:  # type: ignore[misc]
             until(lambda: client.get("/readyz").status_code == 200)
             alone = [client.post("/embed", content=image, headers=JPEG | {"accept": NPY}) for image in images]
             files = [("images", ("x", image)) for image in images]

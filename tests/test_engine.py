@@ -83,6 +83,25 @@ def test_it_is_warmed_on_the_shapes_to_be_served() -> None:
     assert not engine.ready
 
 
+def test_sizes_that_gain_nothing_are_left_out() -> None:
+    runtime = FakeRuntime(MODEL, seconds_per_call=0.02)
+    engine = Engine([runtime, runtime], max_batch=8)
+    engine.start(image(0), every_size=False)
+    assert engine._sizes == (1, 2, 4, 8), "a call costs the same for any size: each is twice as fast as the last"
+    engine.close()
+    slow = FakeRuntime(MODEL)
+    slow.seconds_per_image = 0.02
+    engine = Engine([slow], max_batch=8)
+    engine.start(image(0), every_size=False)
+    assert engine._sizes == (1,)
+    assert set(slow.batches) == {1, 2}
+    engine.close()
+    engine = Engine([slow], max_batch=8)
+    engine.start(image(0))
+    assert engine._sizes == (1, 2, 4, 8)
+    engine.close()
+
+
 @given(st.integers(1, 300))
 def test_batches_have_few_sizes(most: int) -> None:
     sizes = batch_sizes(1, most)

@@ -22,7 +22,7 @@ from sovit.machine import this_machine
 from sovit.predict import load_artifact
 from sovit.preprocess import Images
 from sovit.runtime.base import Runtime
-from sovit.runtime.open import installed_runtimes, setting_for
+from sovit.runtime.open import installed_runtimes, open_lanes, setting_for
 from sovit.runtime.profile import Measurement, Profile, Setting, best, find_profile, save_profile
 from sovit.runtime.tuning.tune import TuneOptions, tune
 
@@ -268,3 +268,26 @@ def test_wrong_wishes_are_refused_in_a_sentence(
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+
+
+def test_a_compiled_graph_is_kept_for_the_next_start_and_made_anew_where_it_is_damaged(
+    exported: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    setting = setting_for(exported, runtime="openvino")
+    images, reference = exported.reference()
+
+    def outputs() -> NDArray[np.float32]:
+        return open_lanes(exported, setting, keep_compiled=True)[0].run(images)["pre_logits"]
+
+    np.testing.assert_allclose(outputs(), reference["pre_logits"], rtol=1e-3, atol=1e-5)
+    (kept,) = (cache_folder("openvino") / exported.sha256[:16]).glob("*.blob")
+    content = kept.read_bytes()
+    np.testing.assert_allclose(outputs(), reference["pre_logits"], rtol=1e-3, atol=1e-5)
+    for damaged in (content[: len(content) // 2], b"", b"\xff" * len(content)):
+        kept.chmod(0o600)
+        kept.write_bytes(damaged)
+        np.testing.assert_allclose(outputs(), reference["pre_logits"], rtol=1e-3, atol=1e-5)
+    # Where nothing can be kept it works all the same.
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    np.testing.assert_allclose(outputs(), reference["pre_logits"], rtol=1e-3, atol=1e-5)

@@ -16,7 +16,7 @@ POISON = 77  # an image whose every byte is this makes the whole batch fail, as 
 
 
 class FakeRuntime:
-    """Deterministic stand-in for an engine, with a settable cost per call, a gate, and a record of its work.
+    """Deterministic stand-in for an engine, with a settable cost per call and image, a gate, and a record of its work.
 
     `calls` counts runs begun, `batches` holds the size of each run that got through the gate.
 
@@ -29,6 +29,7 @@ class FakeRuntime:
     def __init__(self, model: ViTConfig, *, precision: str = "fp32", seconds_per_call: float = 0.0) -> None:
         self.precision = precision
         self.seconds_per_call = seconds_per_call
+        self.seconds_per_image = 0.0
         self.calls = 0
         self.batches: list[int] = []
         self.gate = threading.Event()
@@ -41,7 +42,7 @@ class FakeRuntime:
         image_BYXC = np.asarray(image_BYXC)
         self.calls += 1
         self.gate.wait()
-        time.sleep(self.seconds_per_call)
+        time.sleep(self.seconds_per_call + self.seconds_per_image * len(image_BYXC))
         self.batches.append(len(image_BYXC))
         if any(bool((image == POISON).all()) for image in image_BYXC):
             raise RuntimeFailure("the fake runtime met its poison.")

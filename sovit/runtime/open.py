@@ -77,8 +77,10 @@ def open_runtime(artifact: Artifact, name: str = AUTO, *, threads: int = 0) -> R
     return open_lanes(artifact, setting_for(artifact, runtime=name, threads=threads, lanes=1))[0]
 
 
-def open_lanes(artifact: Artifact, setting: Setting) -> list[Runtime]:
+def open_lanes(artifact: Artifact, setting: Setting, *, keep_compiled: bool = False) -> list[Runtime]:
     """As many runtimes as the setting has lanes, which may run side by side.
+
+    With `keep_compiled` an engine that can do so keeps what it compiled in this machine's cache, for the next start.
 
     Raises `ConfigError` for an unknown name, `MissingDependency` where the engine or its device is not there, and
     `ArtifactMismatch` for a graph the engine cannot take.
@@ -92,9 +94,10 @@ def open_lanes(artifact: Artifact, setting: Setting) -> list[Runtime]:
 
         return [OnnxRuntime(artifact.graph, name=name, threads=setting.threads, **declared) for _ in range(lanes)]  # type: ignore[arg-type]
     if name == "openvino":
-        from sovit.runtime.openvino import open_openvino
+        from sovit.runtime.openvino import compiled_folder, open_openvino
 
-        return [*open_openvino(artifact.graph, threads=setting.threads, lanes=lanes, **declared)]
+        cache = compiled_folder(artifact.sha256) if keep_compiled else None
+        return [*open_openvino(artifact.graph, threads=setting.threads, lanes=lanes, cache=cache, **declared)]
     if name == "tensorrt":
         from sovit.runtime.tensorrt.runtime import open_tensorrt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sovit.errors import ArtifactMismatch, MissingDependency, RuntimeFailure
+from sovit.cache import cache_folder
+from sovit.errors import ArtifactMismatch, ConfigError, MissingDependency, RuntimeFailure
 from sovit.preprocess import Images
 from sovit.runtime.mapped import release_mapped
 
@@ -54,8 +56,12 @@ def open_openvino(
     outputs: Sequence[TensorInfo],
     threads: int,
     lanes: int = 1,
+    cache: Path | None = None,
 ) -> list[OpenVinoRuntime]:
-    """Compile a graph once and give `lanes` lanes of it, each with `threads` CPU threads."""
+    """Compile a graph once and give `lanes` lanes of it, each with `threads` CPU threads.
+
+    With a `cache` folder the compiled graph is kept there, and the next start takes it from there.
+    """
     try:
         import openvino
     except ImportError as error:
@@ -66,6 +72,8 @@ def open_openvino(
         "INFERENCE_NUM_THREADS": lanes * threads,
         "PERFORMANCE_HINT": "LATENCY" if lanes == 1 else "THROUGHPUT",
     }
+    if cache is not None:
+        settings["CACHE_DIR"] = str(cache)
     try:
         compiled = openvino.Core().compile_model(graph, "CPU", settings)
     except RuntimeError as error:
@@ -89,8 +97,22 @@ def open_openvino(
     if weights.is_file():
         # The first run packs the weights; the file's own pages are of no use then.
         found[0].run(np.zeros((1, *(int(side) for side in inputs[0].shape[1:])), np.uint8))
-        release_mapped(weights)
+        for file in (weights, *(cache.glob("*.blob") if cache is not None else ())):
+            release_mapped(file)
     return found
+
+
+def compiled_folder(sha256: str) -> Path | None:
+    """Where compiled graphs of one artifact are kept on this machine; None where that cannot be written.
+
+    OpenVINO knows what it keeps by the path and the time of the graph's file: only one artifact may use a folder.
+    """
+    try:
+        folder = cache_folder("openvino") / sha256[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ConfigError):
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _last_line(error: Exception) -> str:
