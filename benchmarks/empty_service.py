@@ -1,4 +1,4 @@
-"""A BentoML service that does nothing, mounted as ours is: the floor under every service BentoML starts.
+"""BentoML services that do nothing: the floor under every service BentoML starts.
 
 `POST /embed` reads its body and answers with as many bytes as an embedding of 32 numbers in a .npy file.
 """
@@ -25,7 +25,8 @@ async def _embed(request: Request) -> Response:
     return Response(_REPLY, media_type="application/x-npy")
 
 
-app = Starlette(routes=[Route("/readyz", _ready), Route("/embed", _embed, methods=["POST"])])
+def _app() -> Starlette:
+    return Starlette(routes=[Route("/readyz", _ready), Route("/embed", _embed, methods=["POST"])])
 
 
 class OurRoutesFirst:
@@ -46,10 +47,20 @@ class OurRoutesFirst:
         await self._bento_app(scope, receive, send)
 
 
-@bentoml.service(name="empty", workers=1, metrics={"enabled": False}, logging={"access": {"enabled": False}})
+app = _app()
+_QUIET: Final[Any] = {"workers": 1, "metrics": {"enabled": False}, "logging": {"access": {"enabled": False}}}
+
+
+@bentoml.service(name="empty", **_QUIET)
 @bentoml.asgi_app(app, path="/")
 class EmptyService:
-    """No model, one route."""
+    """No model, mounted as ours is."""
 
 
 EmptyService.add_asgi_middleware(OurRoutesFirst)  # type: ignore[attr-defined]
+
+
+@bentoml.service(name="plain", **_QUIET)
+@bentoml.asgi_app(_app(), path="/")
+class PlainService:
+    """No model, mounted as BentoML's documentation has it."""

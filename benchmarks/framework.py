@@ -47,7 +47,7 @@ from sovit.process import free_port, sovit_serve
 CONCURRENCIES: Final = (1, 16)
 LEAST_COSINE: Final = 0.9999
 OURS: Final = "sovit serve"
-FLOOR: Final = "empty BentoML service"
+FLOORS: Final = {"empty, mounted as ours": "EmptyService", "empty, mounted plainly": "PlainService"}
 # Decoding is most of the work beside the smallest model: one lane is enough for it.
 OUR_OPTIONS: Final = ("--runtime", "onnxruntime", "--threads", "1", "--lanes", "1")
 _PEERS: Final = {"FastAPI": "fastapi", "mosec": "mosec", "LitServe": "litserve"}
@@ -78,11 +78,13 @@ def commands(artifact: Path, options: Sequence[str]) -> dict[str, Command]:
     def peer(module: str) -> Command:
         return lambda port: [f"benchmarks.peers.{module}_server", str(artifact.resolve()), "--port", str(port)]
 
-    def floor(port: int) -> list[str]:
-        return ["bentoml", "serve", "benchmarks.empty_service:EmptyService", "--host", "127.0.0.1", "--port", str(port)]
+    def floor(service: str) -> Command:
+        name = f"benchmarks.empty_service:{service}"
+        return lambda port: ["bentoml", "serve", name, "--host", "127.0.0.1", "--port", str(port)]
 
-    ours: dict[str, Command] = {OURS: lambda port: sovit_serve(artifact, port, *options), FLOOR: floor}
-    return ours | {name: peer(module) for name, module in _PEERS.items()}
+    ours: dict[str, Command] = {OURS: lambda port: sovit_serve(artifact, port, *options)}
+    floors = {name: floor(service) for name, service in FLOORS.items()}
+    return ours | floors | {name: peer(module) for name, module in _PEERS.items()}
 
 
 def compare(
@@ -101,7 +103,7 @@ def compare(
         for name in [*servers][cut:] + [*servers][:cut]:
             port = free_port()
             with _started(servers[name](port), f"http://127.0.0.1:{port}/embed", images[0]) as (process, answer):
-                if name != FLOOR:
+                if name not in FLOORS:
                     _require_same(name, answer, expected_D)
                 for clients in CONCURRENCIES:
                     bare = _in_process(predictor, images, seconds / 2)
@@ -209,7 +211,7 @@ def _table(turns: dict[str, dict[int, list[Turn]]]) -> Table:
                 name,
                 str(clients),
                 _spread([turn.cpu_ms for turn in found]),
-                "" if name == FLOOR else _spread([turn.framework_cpu_ms for turn in found]),
+                "" if name in FLOORS else _spread([turn.framework_cpu_ms for turn in found]),
                 _spread([turn.rate for turn in found], 0),
                 f"{median(turn.p50_ms for turn in found):.1f}",
                 f"{median(turn.p99_ms for turn in found):.1f}",

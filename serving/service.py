@@ -6,6 +6,7 @@ sovit serve runs/demo/artifact          (or: SOVIT_SERVE_CONFIG=config.json bent
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -19,6 +20,8 @@ from serving.loader import Loader
 from sovit.errors import SoViTError
 
 _PR_SET_PDEATHSIG: Final = 1
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 loader = Loader(give_up)
 if "--worker-id" in sys.argv:  # not in the supervisor, which imports this module too

@@ -18,7 +18,7 @@ from serving.metrics import Metrics
 from serving.store import artifact_folder
 from sovit.artifact import Artifact, check_files, read_manifest
 from sovit.cores import available_cores
-from sovit.runtime.open import open_lanes, setting_for
+from sovit.runtime.open import is_compiled, open_lanes, setting_for
 from sovit.spec import ModelSpec
 
 
@@ -54,13 +54,14 @@ def start_worker(config: ServeConfig) -> Worker:
         artifact, config.tuned_for, runtime=config.runtime, threads=config.threads, lanes=config.lanes,
         batch=config.max_batch,
     )  # fmt: skip
-    # Hashing and loading read the same pages: side by side they take the time of one.
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(check_files, artifact)
-        try:
-            runtimes = open_lanes(artifact, setting, keep_compiled=True)
-        finally:
-            checked.result()  # a file that was changed is the better explanation of a failed load
+        # Files are hashed while what was compiled of them is loaded; but nothing is compiled, and kept for the next
+        # start, of files that have not been checked.
+        if not is_compiled(artifact, setting):
+            checked.result()
+        runtimes = open_lanes(artifact, setting, keep_compiled=True)
+        checked.result()
     metrics = Metrics()
     engine = Engine(runtimes, max_batch=setting.batch, on_batch=metrics.on_batch)
     images, _ = artifact.reference()

@@ -45,7 +45,7 @@ def running(artifact: Artifact, runtime: FakeRuntime | None = None, **changes: A
     config = ServeConfig(artifact=str(artifact.folder), runtime="fake", **changes)
     patch = pytest.MonkeyPatch()
     if runtime is not None:
-        patch.setattr(serving.worker, "open_lanes", lambda *_: [runtime])
+        patch.setattr(serving.worker, "open_lanes", lambda *_, **__: [runtime])
     failures: list[SoViTError] = []
     app = serving.app.create_app(Loader(failures.append), lambda: config)
     try:
@@ -550,6 +550,32 @@ def test_bodies_under_way_are_bounded_in_bytes(exported: Artifact) -> None:
         assert [response.status_code for response in responses] == [200] * 2
         assert client.post("/embed", content=padded, headers=JPEG).status_code == 200
         assert 'sovit_rejected_total{reason="queue"} 2.0' in client.get("/metrics").text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_stuck_lane_and_a_dead_one_are_no_life(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = FakeRuntime(exported.manifest.model)
+    with running(exported, runtime) as client:
+        engine = worker_of(client).engine
+        engine._stuck_seconds = 0.05
+        runtime.gate.clear()
+        responses, threads = post_in_thread(client, 1)
+        until(lambda: client.get("/livez").status_code == 503)
+        assert_problem(client.get("/livez"), 503, "dead or stuck")
+        assert_problem(client.get("/readyz"), 503)
+        runtime.gate.set()
+        threads[0].join()
+        assert responses[0].status_code == 200
+        assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
+        engine._stuck_seconds = 5.0
+
+        def end_the_thread(_: object) -> dict[str, Any]:
+            raise SystemExit
+
+        monkeypatch.setattr(runtime, "run", end_the_thread)
+        client.post("/embed", content=jpeg(), headers=JPEG | {"x-request-timeout": "0.2"})
+        assert_problem(client.get("/livez"), 503, "dead or stuck")
+        assert_problem(client.get("/readyz"), 503)
 
 
 def test_an_image_that_breaks_the_runtime_is_a_500_that_says_nothing(client: TestClient) -> None:

@@ -281,7 +281,7 @@ def test_a_compiled_graph_is_kept_for_the_next_start_and_made_anew_where_it_is_d
         return open_lanes(exported, setting, keep_compiled=True)[0].run(images)["pre_logits"]
 
     np.testing.assert_allclose(outputs(), reference["pre_logits"], rtol=1e-3, atol=1e-5)
-    (kept,) = (cache_folder("openvino") / exported.sha256[:16]).glob("*.blob")
+    (kept,) = (cache_folder("openvino") / exported.sha256[:16]).rglob("*.blob")
     content = kept.read_bytes()
     np.testing.assert_allclose(outputs(), reference["pre_logits"], rtol=1e-3, atol=1e-5)
     for damaged in (content[: len(content) // 2], b"", b"\xff" * len(content)):

@@ -96,7 +96,7 @@ def open_lanes(artifact: Artifact, setting: Setting, *, keep_compiled: bool = Fa
     if name == "openvino":
         from sovit.runtime.openvino import compiled_folder, open_openvino
 
-        cache = compiled_folder(artifact.sha256) if keep_compiled else None
+        cache = compiled_folder(artifact.sha256, setting.threads, lanes) if keep_compiled else None
         return [*open_openvino(artifact.graph, threads=setting.threads, lanes=lanes, cache=cache, **declared)]
     if name == "tensorrt":
         from sovit.runtime.tensorrt.runtime import open_tensorrt
@@ -107,6 +107,16 @@ def open_lanes(artifact: Artifact, setting: Setting, *, keep_compiled: bool = Fa
 
         return [FakeRuntime(manifest.model, precision=manifest.precision) for _ in range(lanes)]
     raise unknown_runtime(name)
+
+
+def is_compiled(artifact: Artifact, setting: Setting) -> bool:
+    """Whether `open_lanes` with `keep_compiled` finds something to take from this machine's cache."""
+    if setting.runtime != "openvino":
+        return False
+    from sovit.runtime.openvino import compiled_folder
+
+    folder = compiled_folder(artifact.sha256, setting.threads, setting.lanes)
+    return folder is not None and any(folder.glob("*.blob"))
 
 
 def unknown_runtime(name: str) -> ConfigError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,13 +103,14 @@ def open_openvino(
     return found
 
 
-def compiled_folder(sha256: str) -> Path | None:
-    """Where compiled graphs of one artifact are kept on this machine; None where that cannot be written.
+def compiled_folder(sha256: str, threads: int, lanes: int) -> Path | None:
+    """Where the graph of one artifact, compiled for so many threads and lanes, is kept; None where that cannot be.
 
-    OpenVINO knows what it keeps by the path and the time of the graph's file: only one artifact may use a folder.
+    OpenVINO knows what it keeps by the path and the time of the graph's file: each folder is for one thing only.
     """
     try:
-        folder = cache_folder("openvino") / sha256[:16]
+        version = importlib.metadata.version("openvino")
+        folder = cache_folder("openvino") / sha256[:16] / f"{version}-{threads}x{lanes}"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ConfigError):
         return None
