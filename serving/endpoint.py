@@ -77,7 +77,12 @@ def endpoint(loader: Loader, route: str, handler: MayNeedWorker) -> ASGIApp:
             worker.metrics.on_request(route, response.status_code, time.perf_counter() - began)
             if worker.door.draining:
                 response.headers["connection"] = "close"
-        await response(scope, receive, send)
+        try:
+            await response(scope, receive, send)
+        except RuntimeError as error:
+            # The server has closed the connection, over something in the request that is no HTTP, and not told us yet.
+            if "closed" not in str(error):
+                raise
 
     return wrapped
 
