@@ -23,7 +23,7 @@ from sovit.errors import BadRequest, TooLarge, UnsupportedMediaType
 
 MAX_FIELD_BYTES: Final = 4096
 MAX_NESTED: Final = 32  # lists and objects in a JSON body
-MAX_FIELDS: Final = 64  # of a JSON body, besides images
+MAX_FIELDS: Final = 64  # of a form or a JSON body, besides images
 
 # The parser's own warnings quote the payload, which belongs in no log.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -224,6 +224,8 @@ class _Collector:
             raise TooLarge(f"a form field is over the limit of {MAX_FIELD_BYTES} bytes.")
         if name in self.options:
             raise BadRequest("a form field is given twice.")
+        if len(self.options) == MAX_FIELDS:
+            raise BadRequest("the form holds more fields than any request of this service.")
         self.options[name] = self._data.decode("utf-8", "replace")
 
     def _finish(self) -> None:

@@ -33,6 +33,7 @@ _FIELDS: Final = (
     "max_batch",
     "max_queue",
     "max_images",
+    "decode_threads",
     "max_body_bytes",
     "max_queue_bytes",
     "timeout_seconds",
@@ -56,9 +57,12 @@ def serve(arguments: argparse.Namespace) -> Result:
     if arguments.keys is not None:
         settings["keys"] = str(Path(arguments.keys).resolve())
         read_keys(Path(arguments.keys))
-    if arguments.reduced_scale:
-        settings["decode"] = {"reduced_scale": True}
+    settings["decode"] = {"reduced_scale": arguments.reduced_scale} | (
+        {} if arguments.max_pixels is None else {"max_pixels": arguments.max_pixels}
+    )
     config = from_dict(ServeConfig, settings, "serve")
+    if config.operations_port == port:
+        raise ConfigError(f"--operations-port {port} is the port of the service itself; choose another.")
     if config.operations_port:
         _free_address(config.operations_host, config.operations_port)
     root = Path(__file__).resolve().parent.parent

@@ -19,12 +19,16 @@ ENVIRONMENT_VARIABLE: Final = "SOVIT_SERVE_CONFIG"
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """How one artifact is served.
+    """How one artifact is served: a folder, or `bentoml:TAG`.
 
     `lanes` runtimes run side by side with `threads` CPU threads each; a batch is what waits when a lane falls free, at
     most `max_batch` images: nobody waits for a batch to fill. What is left open of these (`auto`, 0) is what
-    `sovit tune` found on this machine to be the best for `tuned_for`, or one lane with all cores and batches of 8 where
-    it has not run. `max_queue` bounds the images of all requests under way and `max_queue_bytes` their bodies,
+    `sovit tune` found on this machine to be the best for `tuned_for`, or one lane with all cores and batches of up to 8
+    where it has not run; sizes that the warm-up finds to be no faster for an image are left out. `decode_threads` are
+    one more than there are cores unless set, as each waits for the others now and then. An image takes up to ten bytes
+    of memory a pixel while it is decoded: with `decode.max_pixels` that bounds what hostile images can take.
+
+    `max_queue` bounds the images of all requests under way and `max_queue_bytes` their bodies,
     `max_images` and `max_body_bytes` those of one request; `timeout_seconds` is the time a request may take, from its
     first byte to its result, unless it asks for less.
 

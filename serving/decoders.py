@@ -1,15 +1,15 @@
-"""Threads that decode images, over one queue.
+"""Threads that decode images, a request's turn after another's: one with many images does not keep the others waiting.
 
-A request's images each pass through here: what a general pool does for every call, a future and a few locks, costs as
-much as the rest of the way to the engine.
+What a general pool does for every call, a future and a few locks, would cost as much as the rest of the way to the
+engine.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from queue import SimpleQueue
+from collections import deque
+from collections.abc import Callable, Iterable
 
 logger = logging.getLogger(__name__)
 
@@ -17,31 +17,49 @@ Call = Callable[[], None]
 
 
 class Decoders:
-    """Runs calls in `threads` threads, in the order they come. A call handles its own errors."""
+    """Runs calls in `threads` threads: one of each group in turn, in the order they came. Calls handle their errors."""
 
     def __init__(self, threads: int) -> None:
-        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+        self._groups: deque[deque[Call]] = deque()
+        self._changed = threading.Condition()
+        self._open = True
         self._threads = [
             threading.Thread(target=self._run, name=f"decode-{number}", daemon=True) for number in range(threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, call: Call) -> None:
-        """Run this when a thread is free."""
-        self._calls.put(call)
+    def submit(self, calls: Iterable[Call]) -> None:
+        """Run these, a request's, as threads are free."""
+        group = deque(calls)
+        with self._changed:
+            self._groups.append(group)
+            self._changed.notify(len(group))
 
     def close(self) -> None:
         """Finish what was submitted and end the threads."""
-        for _ in self._threads:
-            self._calls.put(None)
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
+        while (call := self._next()) is not None:
             try:
                 call()
             except Exception:  # its caller waits for it no longer than its request's time
                 logger.exception("a decoder failed")
             del call  # holds an image
+
+    def _next(self) -> Call | None:
+        with self._changed:
+            while not self._groups:
+                if not self._open:
+                    return None
+                self._changed.wait()
+            group = self._groups.popleft()
+            call = group.popleft()
+            if group:
+                self._groups.append(group)
+            return call

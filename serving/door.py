@@ -1,7 +1,8 @@
 """Who is let in: every limit that is decided before a request's body is read.
 
-A request gets a ticket, which holds a place for its images and room for its bytes until its reply is sent. Whoever
-would have to wait longer than its own time is told so at once: an answer that comes too late is work for nothing.
+A request gets a ticket, which holds room for its bytes and places for its images until its reply is made. Whoever would
+have to wait longer than its own time is told so at once: an answer that comes too late is work for nothing. Only images
+whose bodies are whole count for that: a slow sender keeps nobody waiting.
 All of it runs on the event loop's thread.
 """
 
@@ -40,25 +41,29 @@ class Door:
         self.draining = False
 
     def enter(self, declared_bytes: int, seconds: float, use: KeyUse | None) -> Ticket:
-        """A ticket for one image and the declared bytes of a request that has `seconds` left.
+        """A ticket for a request that has `seconds` left, if there is room for an image and the declared bytes now.
 
-        Raises `Draining`, `QueueFull` or `RateLimited`.
+        The room is taken as they come: a client that announces much and sends nothing keeps nobody out. Raises
+        `Draining`, `QueueFull` or `RateLimited`.
         """
         if self.draining:
             raise Draining("the service is shutting down; another instance will take the request.")
-        wait = self.images * self._rate.seconds_per_image
-        if self.images and wait > _SHARE_OF_TIME * seconds:
+        if self.images and self._wait > _SHARE_OF_TIME * seconds:
             raise QueueFull("the queue is longer than the request's time; try again later.", self._retry_after())
         self._check(1, declared_bytes)
         held = ExitStack()
         if use is not None:
             held.enter_context(use.enter())
-        return Ticket(self, declared_bytes, held)
+        return Ticket(self, held)
 
     async def drain(self) -> None:
         """Let nobody in any more, and wait until all who are in have their replies."""
         self.draining = True
         await self._nobody.wait()
+
+    @property
+    def _wait(self) -> float:
+        return self.images * self._rate.seconds_per_image
 
     def _check(self, images: int, size: int) -> None:
         if self.images + images > self._max_images:
@@ -69,11 +74,11 @@ class Door:
             )
 
     def _retry_after(self) -> int:
-        wait = self.images * self._rate.seconds_per_image
-        return max(1, math.ceil(wait * random.uniform(1, 1 + _JITTER)))
+        return max(1, math.ceil(self._wait * random.uniform(1, 1 + _JITTER)))
 
     def _take(self, images: int, size: int) -> None:
-        if not self.images:
+        self._check(images, size)
+        if images and not self.images:
             self._rate.begin(time.monotonic())
         self.images += images
         self.bytes += size
@@ -95,15 +100,12 @@ class Door:
 class Ticket:
     """A request's place in the house, given back when its block ends. `finished` counts its images with a result."""
 
-    def __init__(self, door: Door, size: int, held: ExitStack) -> None:
+    def __init__(self, door: Door, held: ExitStack) -> None:
         self._door = door
         self._held = held
-        self._images = 1
-        self._bytes = size
-        self._read = 0
+        self._images = self._bytes = 0
         self.finished = 0
         door._come()
-        door._take(1, size)
 
     def __enter__(self) -> Ticket:
         return self
@@ -113,16 +115,11 @@ class Ticket:
         self._held.close()
 
     def read(self, size: int) -> None:
-        """So many more bytes of the body have come. Raises `QueueFull` when an undeclared body outgrows the room."""
-        self._read += size
-        if (more := self._read - self._bytes) > 0:
-            self._door._check(0, more)
-            self._door._take(0, more)
-            self._bytes += more
+        """So many bytes of the body have come. Raises `QueueFull` when there is no more room for them."""
+        self._door._take(0, size)
+        self._bytes += size
 
     def hold(self, images: int) -> None:
-        """The request turned out to have so many images. Raises `QueueFull` when there is no place for all of them."""
-        more = images - self._images
-        self._door._check(more, 0)
-        self._door._take(more, 0)
+        """The body is whole and has so many images. Raises `QueueFull` when there is no place for all of them."""
+        self._door._take(images, 0)
         self._images = images

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LINGER_SECONDS: Final = 2.0
+_CLIENT_GONE: Final = 499  # of the metrics only
 
 
 class NoRoute(SoViTError):
@@ -59,6 +60,7 @@ def endpoint(loader: Loader, route: str, handler: MayNeedWorker) -> ASGIApp:
         began = time.perf_counter()
         request_id = _request_id(request)
         worker = loader.worker
+        response: Response | None
         try:
             response = await handler(request, worker)
         except SoViTError as error:
@@ -66,17 +68,20 @@ def endpoint(loader: Loader, route: str, handler: MayNeedWorker) -> ASGIApp:
                 worker.metrics.rejected.labels(error.reason).inc()
             response = _problem_response(error, request_id, request)
         except ClientDisconnect:
-            response = Response(status_code=499)  # nobody is there to read it
+            response = None  # nobody is there to read one
         except Exception:
             logger.exception("request %s failed", request_id)
             response = _problem_response(
                 SoViTError("something failed on our side; quote the request id."), request_id, request
             )
-        response.headers["x-request-id"] = request_id
         if worker is not None:
-            worker.metrics.on_request(route, response.status_code, time.perf_counter() - began)
-            if worker.door.draining:
-                response.headers["connection"] = "close"
+            status = _CLIENT_GONE if response is None else response.status_code
+            worker.metrics.on_request(route, status, time.perf_counter() - began)
+        if response is None:
+            return
+        response.headers["x-request-id"] = request_id
+        if (worker is not None and worker.door.draining) or _is_endless(request):
+            response.headers["connection"] = "close"
         try:
             await response(scope, receive, send)
         except RuntimeError as error:
@@ -135,8 +140,13 @@ def _problem_response(error: SoViTError, request_id: str, request: Request) -> R
     ends = "close" in (headers.get("connection"), request.headers.get("connection", "").lower())
     # A client that waits to be told to go on has sent nothing that could be thrown away.
     unread = request.method == "POST" and not was_read(request) and "expect" not in request.headers
-    kind = _LingeringResponse if ends and unread else Response
+    kind = _LingeringResponse if unread and (ends or _is_endless(request)) else Response
     return kind(problem(error, request_id, items), error.status, headers, PROBLEM)
+
+
+def _is_endless(request: Request) -> bool:
+    """Whether what is unread of a body may go on for ever: the server would go on to read it after the answer."""
+    return not was_read(request) and "transfer-encoding" in request.headers
 
 
 def _request_id(request: Request) -> str:

@@ -26,8 +26,9 @@ from sovit.runtime.batches import batch_sizes
 
 logger = logging.getLogger(__name__)
 
-LEAST_STUCK_SECONDS: Final = 4.0
-STUCK_FACTOR: Final = 20  # times the slowest run of the warm-up
+# How long a run may take: a few seconds, and some times what the warm-up took.
+STUCK_SECONDS: Final = 3.5
+STUCK_FACTOR: Final = 3
 _LONG_SECONDS: Final = 0.1
 _TINY_SECONDS: Final = 0.002  # below it is the runtime's own overhead, which a larger batch shares
 _WORTHWHILE: Final = 0.95  # of the time for an image in the next smaller batch
@@ -61,8 +62,8 @@ class Engine:
         self.seconds_per_image = 0.0  # as the warm-up found it
         self._lanes: list[threading.Thread] = []
         self._sizes = batch_sizes(1, max_batch)
-        self._stuck_seconds = LEAST_STUCK_SECONDS
-        self._began: list[float | None] = [None] * len(self._runtimes)  # when each lane's run began
+        self._expected: dict[int, float] = {}  # seconds by size
+        self._stuck_at: list[float | None] = [None] * len(self._runtimes)  # when each lane's run counts as stuck
 
     def start(self, image_YXC: Image, *, every_size: bool = True) -> None:
         """Warm every lane on every size of batch with this image, then take work. Raises when that fails.
@@ -71,20 +72,19 @@ class Engine:
         left out: such company only makes images wait for each other. Large models on a CPU have no use for any.
         """
         first, *others = self._runtimes
-        slowest, best = 0.0, math.inf
+        best = math.inf
         sizes = []
         for size in self._sizes:
-            seconds = _warm(first, image_YXC, size)
-            slowest = max(slowest, seconds)
+            self._expected[size] = seconds = _warm(first, image_YXC, size)
             if not every_size and seconds > _TINY_SECONDS and seconds / size > _WORTHWHILE * best:
                 break
             sizes.append(size)
             best = min(best, seconds / size)
         self._sizes = tuple(sizes)
-        slowest = max([slowest, *(_warm(other, image_YXC, size) for other in others for size in sizes)])
+        for other in others:
+            for size in sizes:
+                _warm(other, image_YXC, size)
         self.seconds_per_image = best / len(self._runtimes)
-        # Lanes slow each other down, and other processes all of them.
-        self._stuck_seconds = max(LEAST_STUCK_SECONDS, STUCK_FACTOR * slowest * len(self._runtimes))
         self._open = True
         for number in range(len(self._runtimes)):
             lane = threading.Thread(target=self._run_lane, args=(number,), name=f"lane-{number}", daemon=True)
@@ -100,13 +100,22 @@ class Engine:
     def alive(self) -> bool:
         """Whether every lane's thread runs, and none has been in one run for longer than any run may take."""
         now = time.monotonic()
-        stuck = any(began is not None and now - began > self._stuck_seconds for began in list(self._began))
+        stuck = any(limit is not None and now > limit for limit in list(self._stuck_at))
         return not stuck and all(lane.is_alive() for lane in self._lanes)
+
+    @property
+    def longest_seconds(self) -> float:
+        """How long a run may take before it counts as stuck."""
+        return self._patience(self._sizes[-1])
+
+    def _patience(self, size: int) -> float:
+        # Lanes slow each other down, and other processes all of them.
+        return STUCK_SECONDS + STUCK_FACTOR * self._expected.get(size, 0.0) * len(self._runtimes)
 
     @property
     def running(self) -> bool:
         """Whether a lane is in a run now."""
-        return any(began is not None for began in self._began)
+        return any(limit is not None for limit in self._stuck_at)
 
     @property
     def depth(self) -> int:
@@ -142,7 +151,7 @@ class Engine:
             self._open = False
             self._changed.notify_all()
         for lane in self._lanes:
-            lane.join(self._stuck_seconds)
+            lane.join(self.longest_seconds)
         # What is stuck is left to the end of the process: freeing an engine that runs would crash it.
         for runtime, lane in zip(self._runtimes, self._lanes, strict=False):
             if not lane.is_alive():
@@ -150,11 +159,13 @@ class Engine:
 
     def _run_lane(self, number: int) -> None:
         while jobs := self._next_batch():
-            began = time.monotonic()
-            self._run_batch(number, jobs)
-            seconds = time.monotonic() - began
-            if self._on_batch is not None:
-                self._on_batch(len(jobs), seconds)
+            while jobs:  # some may have been cancelled after they were taken: what is left goes in warmed sizes too
+                size = max(size for size in self._sizes if size <= len(jobs))
+                batch, jobs = jobs[:size], jobs[size:]
+                began = time.monotonic()
+                self._run_batch(number, batch)
+                if self._on_batch is not None:
+                    self._on_batch(size, time.monotonic() - began)
 
     def _next_batch(self) -> list[_Job]:
         """Wait for work; an empty list means the engine is closed and the queue is done."""
@@ -174,11 +185,11 @@ class Engine:
 
     def _run_batch(self, number: int, jobs: list[_Job]) -> None:
         try:
-            self._began[number] = time.monotonic()
+            self._stuck_at[number] = time.monotonic() + self._patience(len(jobs))
             try:
                 outputs = self._runtimes[number].run(np.stack([job.image_YXC for job in jobs]))
             finally:
-                self._began[number] = None
+                self._stuck_at[number] = None
             if not all(np.isfinite(values).all() for values in outputs.values()):
                 raise RuntimeFailure("the model's outputs for this image are not finite.")
             rows = [{name: values[row] for name, values in outputs.items()} for row in range(len(jobs))]

@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving.body import Body, declared_size, parse_body, read_limited
-from serving.replies import Results, classify_reply, embed_reply
-from serving.schema import AnyOptions, ClassifyOptions, EmbedOptions, Encoding, accepted_encoding, parse_options
+from serving.replies import classify_reply, embed_reply
+from serving.schema import AnyOptions, ClassifyOptions, EmbedOptions, accepted_encoding, parse_options
 from serving.work import Work
 from serving.worker import Worker
-from sovit.errors import BadRequest, DeadlineExceeded, InvalidImage, SoViTError, UnsupportedMediaType
+from sovit.errors import BadRequest, DeadlineExceeded, SoViTError, UnsupportedMediaType
 
-TIMEOUT_HEADER = "x-request-timeout"
+TIMEOUT_HEADER: Final = "x-request-timeout"
+_SECONDS: Final = re.compile(r"[0-9]{0,9}\.?[0-9]{1,9}(e-?[0-9]{1,3})?", re.ASCII)
 
 
 class RejectedImages(SoViTError):
     """Some images of a request could not be used; `items` says which and why."""
 
     def __init__(self, items: Mapping[int, SoViTError]) -> None:
-        kinds = {item.status for item in items.values()}
-        # The request takes its images' status where they agree.
-        kind: type[SoViTError] = type(next(iter(items.values()))) if len(kinds) == 1 else InvalidImage
-        self.status, self.title = kind.status, kind.title
+        # The request takes its images' status; of several the largest, so that no fault of ours hides behind theirs.
+        worst = max(items.values(), key=lambda item: item.status)
+        self.status, self.title = worst.status, worst.title
         self.items = items
         index, first = next(iter(items.items()))
         super().__init__(f"image {index}: {first}")
@@ -52,16 +55,7 @@ async def embed(request: Request, worker: Worker) -> Response:
 async def _answer(
     request: Request, worker: Worker, kind: type[AnyOptions], reply: Callable[..., tuple[bytes, str]]
 ) -> Response:
-    options, encoding, results = await _infer(request, worker, kind)
-    failed = _errors_by_index(results)
-    if failed and (options.on_error == "request" or encoding == "npy"):  # an array has no place for an error
-        raise RejectedImages(failed)
-    content, media_type = reply(worker.model, worker.spec, results, options, encoding)
-    return Response(content, media_type=media_type)
-
-
-async def _infer(request: Request, worker: Worker, kind: type[AnyOptions]) -> tuple[AnyOptions, Encoding, Results]:
-    """The common road of both endpoints: a request to the outputs of each image, or its error."""
+    """The common road of both endpoints."""
     config, headers = worker.config, request.headers
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("send the body as it is, without a content encoding.")
@@ -90,7 +84,12 @@ async def _infer(request: Request, worker: Worker, kind: type[AnyOptions]) -> tu
         finally:
             work.give_up()
         ticket.finished = sum(1 for result in results if result and not isinstance(result, SoViTError))
-        return options, encoding, results
+        failed = {index: result for index, result in enumerate(results) if isinstance(result, SoViTError)}
+        if failed and (options.on_error == "request" or encoding == "npy"):  # an array has no place for an error
+            raise RejectedImages(failed)
+        make = partial(reply, worker.model, worker.spec, results, options, encoding)
+        content, media_type = make() if len(results) == 1 else await asyncio.to_thread(make)
+        return Response(content, media_type=media_type)
 
 
 def was_read(request: Request) -> bool:
@@ -102,10 +101,7 @@ def _seconds(given: str | None, most: float) -> float:
     """The time a request may take: what its header asks for, up to the service's own limit."""
     if given is None:
         return most
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
+    seconds = float(given) if _SECONDS.fullmatch(given) else 0.0
     if not 0 < seconds < math.inf:
         raise BadRequest("X-Request-Timeout must be a number of seconds above 0, such as 2.5.")
     return min(seconds, most)
@@ -144,7 +140,3 @@ async def _gone(request: Request, work: Work) -> None:
 def too_late(seconds: float) -> DeadlineExceeded:
     """The error of a request that took longer than its time."""
     return DeadlineExceeded(f"the request took longer than {seconds:g} s.")
-
-
-def _errors_by_index(results: Results) -> dict[int, SoViTError]:
-    return {index: result for index, result in enumerate(results) if isinstance(result, SoViTError)}

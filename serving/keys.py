@@ -50,6 +50,8 @@ class Key:
             raise ConfigError("the name of a key must not be empty.")
         if len(self.sha256) != 64 or not set(self.sha256) <= _HEX:
             raise ConfigError(f"sha256 of the key {self.name!r} must be 64 lower-case hexadecimal digits.")
+        if self.sha256 == sha256(b"").hexdigest():
+            raise ConfigError(f"sha256 of the key {self.name!r} is the hash of nothing: the key was empty.")
         if self.requests_per_second < 0 or self.max_in_flight < 0:
             raise ConfigError(f"the limits of the key {self.name!r} must be 0 (none) or more.")
 
@@ -100,10 +102,11 @@ class KeyFile:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             given = headers.get("x-api-key", "")
-        digest = sha256(given.strip().encode("utf-8", "surrogateescape")).hexdigest()
+        # Headers are decoded as latin-1, whatever their bytes were.
+        digest = sha256(given.strip().encode("latin-1", "replace")).hexdigest()
         # Every key is compared, whether or not one has matched: the time taken tells nothing.
         found = [use for known, use in self._uses.items() if hmac.compare_digest(known, digest)]
-        if not found:
+        if not found or not given.strip():
             raise Unauthorized("this service needs a key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
         return found[0]
 

@@ -23,9 +23,10 @@ _ACCEPTED: Final[dict[str, Encoding]] = {
 }  # fmt: skip
 
 
-def _no_flag(value: object) -> object:
-    if isinstance(value, bool):  # which Python takes for 0 or 1
-        raise ValueError("must be a number")
+def _number(value: object) -> object:
+    # Python takes a flag for 0 or 1, and 1_0 for ten.
+    if isinstance(value, bool) or (isinstance(value, str) and not value.lstrip("+-").isdecimal()):
+        raise ValueError("must be a whole number")
     return value
 
 
@@ -45,7 +46,7 @@ class Options(BaseModel):
 class ClassifyOptions(Options):
     """Options of /classify."""
 
-    top_k: Annotated[int, BeforeValidator(_no_flag)] = Field(
+    top_k: Annotated[int, BeforeValidator(_number)] = Field(
         DEFAULT_TOP_K, ge=1, le=10_000, description="How many classes to return, best first (json and arrow)."
     )
     encoding: Encoding | None = Field(

@@ -17,14 +17,24 @@ from serving.config import read_serve_config
 from serving.failed_start import give_up
 from serving.keys import read_keys
 from serving.loader import Loader
+from serving.protocol import use_bounded_protocol
 from sovit.errors import SoViTError
 
 _PR_SET_PDEATHSIG: Final = 1
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+use_bounded_protocol()
+
+
+def _end_with_parent() -> None:
+    """Have Linux tell this worker to stop when its supervisor dies, be it killed: nobody else would."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
 
 loader = Loader(give_up)
 if "--worker-id" in sys.argv:  # not in the supervisor, which imports this module too
+    _end_with_parent()
     # The model takes longer to load than BentoML to import and to set itself up: both at once, from here on.
     with suppress(SoViTError):  # which the application then meets itself
         loader.start(read_serve_config())
@@ -48,18 +58,11 @@ class OurRoutesFirst:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            _end_with_parent()
             # From here on requests come to us before BentoML's own middleware: it would keep a timer for each request
             # until its timeout, long after the reply, and trace it a second time.
             server = scope["app"]
             server.middleware_stack = _HttpTo(app, server.middleware_stack)
         await (app if scope["type"] == "http" else self._bento_app)(scope, receive, send)
-
-
-def _end_with_parent() -> None:
-    """Have Linux tell this worker to stop when its supervisor dies, be it killed: nobody else would."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class _HttpTo:

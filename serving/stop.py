@@ -12,9 +12,13 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
+
+import uvicorn
 
 from serving.loader import Loader
+
+_LAST_SECONDS: Final = 2.0
 
 
 @asynccontextmanager
@@ -37,6 +41,12 @@ async def stop_when_drained(loader: Loader) -> AsyncIterator[None]:
             loader.worker = None
             await asyncio.to_thread(worker.close)  # which takes a while with a large model
         servers_own[number](number, None)
+        # A client that does not read its answer would keep the server, and newcomers in its backlog, for as long as
+        # it likes.
+        await asyncio.sleep(_LAST_SECONDS)
+        server = getattr(servers_own[number], "__self__", None)
+        if isinstance(server, uvicorn.Server):
+            server.force_exit = True
 
     def begin(number: int) -> None:
         if not draining:

@@ -31,9 +31,11 @@ class Work:
         self._undecoded = self._unfinished = len(images)
         self._bad = False
         self._futures: list[Future[Outputs]] = [Future() for _ in images]
-        for future, content in zip(self._futures, images, strict=True):
+        for future in self._futures:
             future.add_done_callback(self._on_finished)
-            worker.decoders.submit(partial(self._decode, future, content))
+        worker.decoders.submit(
+            [partial(self._decode, future, content) for future, content in zip(self._futures, images, strict=True)]
+        )
 
     def results(self) -> list[Outputs | SoViTError]:
         """Outputs or error of each image, in order. Of a request that fails, only images with an error are sure."""

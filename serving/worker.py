@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,10 +43,16 @@ class Worker:
         self.engine.close()
 
 
+def _is_no_clients_fault(record: logging.LogRecord) -> bool:
+    """Anybody can send what is no HTTP, as often as they like: the log is not theirs to fill."""
+    return record.msg not in ("Invalid HTTP request received.", "Unsupported upgrade request.")
+
+
 def start_worker(config: ServeConfig) -> Worker:
     """Verify the artifact, load it into every lane and warm it on exactly the shapes to be served."""
     give_back_large_blocks()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # they quote what is in the images
+    logging.getLogger("uvicorn.error").addFilter(_is_no_clients_fault)
     keys = KeyFile(Path(config.keys)) if config.keys else None
     folder = artifact_folder(config.artifact)
     manifest = read_manifest(folder)
@@ -60,8 +67,10 @@ def start_worker(config: ServeConfig) -> Worker:
         # start, of files that have not been checked.
         if not is_compiled(artifact, setting):
             checked.result()
-        runtimes = open_lanes(artifact, setting, keep_compiled=True)
-        checked.result()
+        try:
+            runtimes = open_lanes(artifact, setting, keep_compiled=True)
+        finally:
+            checked.result()  # a file that was changed is the better explanation of a failed load
     metrics = Metrics()
     engine = Engine(runtimes, max_batch=setting.batch, on_batch=metrics.on_batch)
     images, _ = artifact.reference()

@@ -213,6 +213,8 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--max-body-bytes", type=int, help="largest request body")
     serve.add_argument("--max-queue-bytes", type=int, help="most bytes of all bodies under way")
     serve.add_argument("--timeout-seconds", type=float, help="time a request may take")
+    serve.add_argument("--decode-threads", type=int, help="threads that decode images (default: the cores and one)")
+    serve.add_argument("--max-pixels", type=int, help="largest image, by its header (default: 50,000,000)")
     serve.add_argument("--keys", metavar="FILE", help="JSON file of clients' keys; without it everybody may ask")
     serve.add_argument("--operations-port", type=int, help="answer probes, metrics and drain there and nowhere else")
     serve.add_argument("--operations-host", help="address of the operations port (default: 127.0.0.1)")

@@ -31,6 +31,7 @@ _SIGNATURES: Final = (
 )
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of files to look for in a folder
+MAX_SIDE: Final = 65_535  # JPEG's own
 _PILLOW_LIMIT: Final = 89_478_485
 _BMP_RUN_LENGTHS: Final = (1, 2)  # compressions that Pillow decodes in Python, one run at a time
 _ORIENTATION: Final = 0x0112
@@ -152,6 +153,8 @@ def _from_jpeg(content: bytes, options: DecodeOptions, size_of: SizeOf | None) -
 def _check_size(width: int, height: int, options: DecodeOptions) -> None:
     if width * height > options.max_pixels:
         raise InvalidImage(f"the image is {width} x {height}, over the limit of {options.max_pixels:,} pixels.")
+    if max(width, height) > MAX_SIDE:  # resizing takes memory by the longer side
+        raise InvalidImage(f"the image is {width} x {height}, over the limit of {MAX_SIDE:,} pixels for a side.")
     if min(width, height) < 1:
         raise InvalidImage("the image has no pixels.")
 

@@ -17,13 +17,14 @@ from PIL import Image
 from pydantic import ConfigDict
 
 from sovit.decode import DecodeOptions, ImageSource, decode
-from sovit.errors import ConfigError
+from sovit.errors import ConfigError, InvalidImage
 from sovit.jsonio import STRICT
 
 ResizeRule = Literal["squash", "crop", "border", "naflex"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [B, Y, X, C], or [Y, X, C] of different sizes
 _LEAST_CROP: Final = 0.1
+_MOST_RESIZED: Final = 32_000_000  # pixels of an image before its centre is cut out
 _FILTERS: Final = {name: Image.Resampling[name.upper()] for name in Interpolation.__args__}  # type: ignore[attr-defined]
 
 
@@ -72,11 +73,16 @@ class Preprocess:
 
     def __call__(self, source: ImageSource, options: DecodeOptions | None = None) -> NDArray[np.uint8]:
         """One image to uint8 [Y, X, 3]. Raises `UnsupportedImage` or `InvalidImage`."""
-        return self.resized(decode(source, options or DecodeOptions(), self._resized_size))
+        try:
+            return self.resized(decode(source, options or DecodeOptions(), self._resized_size))
+        except MemoryError as error:
+            raise InvalidImage("the image takes more memory than there is.") from error
 
     def resized(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize, and crop or pad, a decoded RGB image."""
         size_yx = self._resized_size(image.height, image.width)
+        if size_yx[0] * size_yx[1] > _MOST_RESIZED:
+            raise InvalidImage(f"the image is {image.width} x {image.height}: too long and thin to be resized.")
         if (image.height, image.width) != size_yx:
             image = image.resize((size_yx[1], size_yx[0]), _FILTERS[self.interpolation])
         if self.resize != "naflex" and size_yx != self.image_size:

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -223,6 +223,7 @@ def test_an_option_may_come_in_any_place_but_only_once(client: TestClient) -> No
         ("/embed", {"top_k": "3"}, "top_k: unknown field"),
         ("/classify", {"top_k": "0"}, "top_k: "),
         ("/classify", {"top_k": "many"}, "top_k: "),
+        ("/classify", {"top_k": "1_0"}, "top_k: must be a whole number"),
         ("/embed", {"normalize": "maybe"}, "normalize: "),
         ("/embed", {"encoding": "xml"}, "encoding: "),
         ("/embed", {"on_error": "ignore"}, "on_error: "),
@@ -467,7 +468,7 @@ def test_a_deadline_answers_504_and_what_waited_never_runs(exported: Artifact) -
 def test_a_request_may_ask_for_less_time_but_not_for_more(exported: Artifact) -> None:
     runtime = FakeRuntime(exported.manifest.model)
     with running(exported, runtime, timeout_seconds=0.4) as client:
-        for wrong in ("0", "-1", "nan", "inf", "soon", ""):
+        for wrong in ("0", "-1", "nan", "inf", "soon", "", "1_0", "0x5", "1 "):
             headers = JPEG | {"x-request-timeout": wrong}
             assert_problem(client.post("/embed", content=jpeg(), headers=headers), 400, "X-Request-Timeout")
         assert client.post("/embed", content=jpeg(), headers=JPEG | {"x-request-timeout": "60"}).status_code == 200
@@ -477,7 +478,11 @@ def test_a_request_may_ask_for_less_time_but_not_for_more(exported: Artifact) ->
             assert_problem(client.post("/embed", content=jpeg(), headers=headers), 504, given)
 
 
-def post_raw(client: TestClient, receive: Callable[[], Awaitable[Message]]) -> list[Message]:
+def post_raw(
+    client: TestClient,
+    receive: Callable[[], Awaitable[Message]],
+    headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"image/jpeg"),),
+) -> list[Message]:
     """A request at the level of ASGI, whose client can go away."""
     sent: list[Message] = []
 
@@ -486,7 +491,7 @@ def post_raw(client: TestClient, receive: Callable[[], Awaitable[Message]]) -> l
 
     scope = {
         "type": "http", "method": "POST", "path": "/embed", "raw_path": b"/embed", "query_string": b"",
-        "headers": [(b"content-type", b"image/jpeg")], "http_version": "1.1", "scheme": "http", "root_path": "",
+        "headers": list(headers), "http_version": "1.1", "scheme": "http", "root_path": "",
         "server": ("x", 80), "client": ("y", 1),
     }  # fmt: skip
     assert client.portal is not None
@@ -552,12 +557,35 @@ def test_bodies_under_way_are_bounded_in_bytes(exported: Artifact) -> None:
         assert 'sovit_rejected_total{reason="queue"} 2.0' in client.get("/metrics").text
 
 
+def test_a_client_that_announces_much_and_sends_little_keeps_nobody_out(exported: Artifact) -> None:
+    with running(exported, max_queue=2, max_images=1) as client:
+        worker = worker_of(client)
+        go_on = threading.Event()
+
+        async def receive() -> Message:
+            while not go_on.is_set():
+                await asyncio.sleep(0.001)
+            return {"type": "http.disconnect"}
+
+        headers = [(b"content-type", b"image/jpeg"), (b"content-length", b"30000000")]
+        slow = [threading.Thread(target=post_raw, args=(client, receive, headers)) for _ in range(20)]
+        for thread in slow:
+            thread.start()
+        until(lambda: worker.door.requests == 20)
+        assert (worker.door.images, worker.door.bytes) == (0, 0)
+        hasty = JPEG | {"x-request-timeout": "2"}
+        assert [client.post("/embed", content=jpeg(), headers=hasty).status_code for _ in range(5)] == [200] * 5
+        go_on.set()
+        for thread in slow:
+            thread.join()
+        assert worker.door.requests == 0
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_stuck_lane_and_a_dead_one_are_no_life(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = FakeRuntime(exported.manifest.model)
     with running(exported, runtime) as client:
-        engine = worker_of(client).engine
-        engine._stuck_seconds = 0.05
+        monkeypatch.setattr("serving.engine.STUCK_SECONDS", 0.05)
         runtime.gate.clear()
         responses, threads = post_in_thread(client, 1)
         until(lambda: client.get("/livez").status_code == 503)
@@ -567,7 +595,7 @@ def test_a_stuck_lane_and_a_dead_one_are_no_life(exported: Artifact, monkeypatch
         threads[0].join()
         assert responses[0].status_code == 200
         assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
-        engine._stuck_seconds = 5.0
+        monkeypatch.undo()
 
         def end_the_thread(_: object) -> dict[str, Any]:
             raise SystemExit

@@ -88,6 +88,7 @@ def as_json(value: object) -> bytes:
         (MULTIPART, multipart(("photo", "a", b"x")), BadRequest, "another field"),
         (MULTIPART, multipart(("top_k", None, b"3"), ("top_k", None, b"3")), BadRequest, "given twice"),
         (MULTIPART, multipart(("top_k", None, b"3" * 5000)), TooLarge, "form field"),
+        (MULTIPART, multipart(*[(f"f{n}", None, b"") for n in range(1000)]), BadRequest, "more fields than"),
         (MULTIPART, multipart(("a" * 10_000, None, b"3")), BadRequest, "malformed"),
         (MULTIPART, multipart(*[("images", "a", b"x")] * 9), TooLarge, "more than 8 images"),
     ],

@@ -22,22 +22,24 @@ def inside(place: Door) -> tuple[int, int, int]:
     return place.requests, place.images, place.bytes
 
 
-def test_a_ticket_holds_its_place_until_its_block_ends() -> None:
+def test_a_ticket_holds_what_has_come_until_its_block_ends() -> None:
     place = door()
     with place.enter(60, LONG, None) as ticket:
+        assert inside(place) == (1, 0, 0), "what is announced takes no room"
         ticket.read(30)
         ticket.read(30)
-        assert inside(place) == (1, 1, 60)
         ticket.hold(3)
         assert inside(place) == (1, 3, 60)
         with pytest.raises(QueueFull, match="fill the memory"):
             place.enter(41, LONG, None)
-        with place.enter(40, LONG, None), pytest.raises(QueueFull, match="queue is full"):
-            place.enter(0, LONG, None)
+        with place.enter(40, LONG, None) as other:
+            other.hold(1)
+            with pytest.raises(QueueFull, match="queue is full"):
+                place.enter(0, LONG, None)
     assert inside(place) == (0, 0, 0)
 
 
-def test_an_undeclared_body_takes_room_as_it_grows() -> None:
+def test_a_body_that_outgrows_the_room_is_refused_as_it_grows() -> None:
     place = door()
     with pytest.raises(QueueFull, match="fill the memory"), place.enter(0, LONG, None) as ticket:
         ticket.read(90)
@@ -48,14 +50,17 @@ def test_an_undeclared_body_takes_room_as_it_grows() -> None:
 
 def test_a_request_with_more_images_than_there_is_place_for_is_refused() -> None:
     place = door()
-    with place.enter(0, LONG, None), pytest.raises(QueueFull), place.enter(0, LONG, None) as ticket:
-        ticket.hold(4)
+    with place.enter(0, LONG, None) as first, pytest.raises(QueueFull), place.enter(0, LONG, None) as second:
+        first.hold(1)
+        second.hold(4)
     assert inside(place) == (0, 0, 0)
 
 
 def test_who_would_wait_longer_than_its_time_is_told_at_once_and_when_to_come_back() -> None:
     place = door(max_images=100, seconds_per_image=2.0)
-    with place.enter(0, 0.1, None) as ticket:  # nobody is waiting: there is no wait
+    with place.enter(0, 0.1, None) as ticket:
+        with place.enter(0, 0.1, None):
+            pass  # nobody's body is whole yet: there is no wait
         ticket.hold(10)
         with pytest.raises(QueueFull, match="longer than the request's time") as caught:
             place.enter(0, 28.0, None)

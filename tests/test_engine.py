@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serving.engine import LEAST_STUCK_SECONDS, STUCK_FACTOR, Engine, Outputs
+from serving.engine import STUCK_FACTOR, STUCK_SECONDS, Engine, Outputs
 from sovit.errors import DeadlineExceeded, NotReady, RuntimeFailure
 from sovit.runtime.batches import batch_sizes
 from sovit.runtime.fake import POISON, FakeRuntime
@@ -135,15 +135,29 @@ def test_what_nobody_waits_for_leaves_no_batch_of_a_size_that_was_not_warmed() -
     engine.close()
 
 
+def test_what_is_cancelled_as_it_is_taken_leaves_warmed_sizes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = FakeRuntime(MODEL)
+    engine = started(runtime)
+    first = occupy(engine, runtime)
+    rest = [submit(engine, image(value)) for value in range(2, 6)]
+    # As if its client went away between the look at the queue and the start of the batch.
+    monkeypatch.setattr("serving.engine._wanted", lambda job: True)
+    rest[1].cancel()
+    runtime.gate.set()
+    assert [value_of(future) for future in [first, rest[0], *rest[2:]]] == [1, 2, 4, 5]
+    assert runtime.batches == [1, 2, 1]
+    engine.close()
+
+
 def test_a_stuck_run_is_no_life(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = FakeRuntime(MODEL)
     engine = started(runtime)
     future = occupy(engine, runtime)
     assert engine.alive
     now = time.monotonic()
-    monkeypatch.setattr("serving.engine.time.monotonic", lambda: now + LEAST_STUCK_SECONDS - 0.5)
+    monkeypatch.setattr("serving.engine.time.monotonic", lambda: now + STUCK_SECONDS - 0.5)
     assert engine.alive
-    monkeypatch.setattr("serving.engine.time.monotonic", lambda: now + LEAST_STUCK_SECONDS + 0.5)
+    monkeypatch.setattr("serving.engine.time.monotonic", lambda: now + STUCK_SECONDS + 0.5)
     assert not engine.alive
     assert not engine.ready
     monkeypatch.undo()
@@ -155,7 +169,7 @@ def test_a_stuck_run_is_no_life(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_slow_model_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = started(FakeRuntime(MODEL, seconds_per_call=0.3), max_batch=1)
-    assert engine._stuck_seconds >= STUCK_FACTOR * 0.3
+    assert engine.longest_seconds >= STUCK_SECONDS + STUCK_FACTOR * 0.3
     engine.close()
 
 

@@ -58,6 +58,14 @@ def test_everything_else_is_unauthorized_in_the_same_words(path: Path, headers: 
         KeyFile(path).find(headers)
 
 
+def test_a_key_may_be_any_bytes(tmp_path: Path) -> None:
+    key = "clé"
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps([SHOP | {"sha256": digest(key)}]))
+    # What the server makes of the bytes of a header.
+    assert KeyFile(path).find({"x-api-key": key.encode().decode("latin-1")}).key.name == "shop"
+
+
 def test_admin_is_a_right_of_its_own(path: Path) -> None:
     keys = KeyFile(path)
     keys.require_admin({"x-api-key": "master"})
@@ -113,6 +121,7 @@ def test_a_changed_file_counts_without_a_restart(
         (json.dumps([SHOP | {"key": "plain"}]), "key: unknown field"),
         (json.dumps([SHOP | {"sha256": "abc"}]), "64 lower-case hexadecimal"),
         (json.dumps([SHOP | {"sha256": SHOP["sha256"].upper()}]), "64 lower-case hexadecimal"),
+        (json.dumps([SHOP | {"sha256": digest("")}]), "the hash of nothing"),
         (json.dumps([SHOP | {"name": ""}]), "name of a key"),
         (json.dumps([SHOP | {"max_in_flight": -1}]), "limits of the key 'shop'"),
         (json.dumps([SHOP, OPS | {"name": "shop"}]), "gives a name twice"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,26 @@ def test_pixels_are_limited_by_the_header_before_decoding() -> None:
     with pytest.raises(InvalidImage, match="over the limit of 100 pixels"):
         decode(jpeg(size=(11, 10)), DecodeOptions(max_pixels=100))
     assert decode(jpeg(size=(10, 10)), DecodeOptions(max_pixels=100)).size == (10, 10)
+
+
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
+def test_a_side_is_limited_too(size: tuple[int, int]) -> None:
+    with pytest.raises(InvalidImage, match="65,535 pixels for a side"):
+        decode(encoded(Image.new("1", size)), DecodeOptions())
+
+
+@pytest.mark.parametrize("rule", ["crop", "squash", "border"])
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000)])
+def test_what_is_long_and_thin_takes_no_memory(rule: ResizeRule, size: tuple[int, int]) -> None:
+    content = encoded(Image.new("RGB", size))
+    preprocess = Preprocess(image_size=(224, 224), resize=rule)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if rule == "crop":  # the shorter side would be 224, and the longer 13 million
+        with pytest.raises(InvalidImage, match="too long and thin"):
+            preprocess(content)
+    else:
+        assert preprocess(content).shape == (224, 224, 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
 def test_an_animation_is_refused() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from serving.protocol import HEAD_SECONDS
 from sovit.artifact import Artifact
 from sovit.client import Client
 from sovit.process import free_port, serving, sovit_serve
@@ -197,6 +198,60 @@ def test_with_a_killed_supervisor_the_worker_ends_too(exported: Artifact, tmp_pa
             assert process.wait(20) != 0
             assert finish(client).startswith(b"HTTP/1.1 200 OK"), "what was accepted is finished all the same"
         worker.wait(20)
+
+
+def until_closed(client: socket.socket) -> bytes:
+    received = b""
+    with suppress(ConnectionError):
+        while piece := client.recv(65_536):
+            received += piece
+    return received
+
+
+def test_a_head_without_end_and_requests_without_answers_are_cut_off(exported: Artifact, tmp_path: Path) -> None:
+    with started(exported, tmp_path) as (process, port):
+        worker = worker_process(process)
+        before = worker.memory_info().rss
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client, suppress(ConnectionError):
+            client.sendall(b"GET /livez HTTP/1.1\r\nx: ")
+            for _ in range(1000):
+                client.sendall(b"y" * 65_536)
+            pytest.fail("it took a head of 64 MB")
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client, suppress(ConnectionError):
+            for _ in range(2000):
+                client.sendall(b"GET /docs HTTP/1.1\r\nhost: x\r\n\r\n" * 100)
+            pytest.fail("it took 200,000 requests of a client that reads no answer")
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            client.sendall(b"POST /nosuch HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+            with suppress(ConnectionError):
+                for _ in range(200_000):
+                    client.sendall(b"10000\r\n" + b"z" * 65_536 + b"\r\n")
+                pytest.fail("it went on to take a body that it had refused")
+        assert worker.memory_info().rss < before + 30e6
+        assert send(port)[0] == 200
+
+
+def test_a_head_that_takes_too_long_is_cut_off(exported: Artifact, tmp_path: Path) -> None:
+    with started(exported, tmp_path) as (_, port):
+        began = time.monotonic()
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=60) as silent,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as slow,
+        ):
+            slow.sendall(b"GET /livez HTTP/1.1\r\n")
+            assert until_closed(silent) == until_closed(slow) == b""
+        assert time.monotonic() - began >= HEAD_SECONDS - 1
+
+
+def test_told_to_stop_it_does_not_wait_for_a_client_that_reads_nothing(exported: Artifact, tmp_path: Path) -> None:
+    with started(exported, tmp_path) as (process, port), socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        for _ in range(14):
+            client.sendall(b"GET /docs HTTP/1.1\r\nhost: x\r\n\r\n" * 10)
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
 
 
 def test_five_hundred_clients_go_away_in_mid_upload_and_mid_queue(exported: Artifact, tmp_path: Path) -> None:
