@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving.body import Body, declared_size, parse_body, read_limited
+from serving.keys import KeyUse
 from serving.replies import classify_reply, embed_reply
 from serving.schema import AnyOptions, ClassifyOptions, EmbedOptions, accepted_encoding, parse_options
 from serving.work import Work
@@ -42,18 +43,28 @@ class RejectedImages(SoViTError):
 
 async def classify(request: Request, worker: Worker) -> Response:
     """`POST /classify`."""
+    use = _key(request, worker)
     if not worker.spec.model.num_classes:
         raise BadRequest("this model has no classification head; use /embed.")
-    return await _answer(request, worker, ClassifyOptions, classify_reply)
+    return await _answer(request, worker, use, ClassifyOptions, classify_reply)
 
 
 async def embed(request: Request, worker: Worker) -> Response:
     """`POST /embed`."""
-    return await _answer(request, worker, EmbedOptions, embed_reply)
+    return await _answer(request, worker, _key(request, worker), EmbedOptions, embed_reply)
+
+
+def _key(request: Request, worker: Worker) -> KeyUse | None:
+    """The key that a request came with. Nothing else is said to whoever has none."""
+    return worker.keys.find(request.headers) if worker.keys is not None else None
 
 
 async def _answer(
-    request: Request, worker: Worker, kind: type[AnyOptions], reply: Callable[..., tuple[bytes, str]]
+    request: Request,
+    worker: Worker,
+    use: KeyUse | None,
+    kind: type[AnyOptions],
+    reply: Callable[..., tuple[bytes, str]],
 ) -> Response:
     """The common road of both endpoints."""
     config, headers = worker.config, request.headers
@@ -62,7 +73,6 @@ async def _answer(
     seconds = _seconds(headers.get(TIMEOUT_HEADER), config.timeout_seconds)
     deadline = time.monotonic() + seconds
     declared = declared_size(headers.get("content-length"), config.max_body_bytes)
-    use = worker.keys.find(headers) if worker.keys else None
     # Refused at the door: a body that cannot be worked on is not even read.
     with worker.door.enter(declared, seconds, use) as ticket:
         try:

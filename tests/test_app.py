@@ -644,6 +644,7 @@ def test_with_a_key_file_everything_but_the_probes_needs_a_key(exported: Artifac
             for response in (
                 client.post("/embed", content=jpeg(), headers=JPEG | headers),
                 client.post("/classify", content=jpeg(), headers=JPEG | headers),
+                client.post("/embed", content=b"x" * 10**6, headers=JPEG | {"x-request-timeout": "soon"} | headers),
                 client.get("/model", headers=headers),
                 client.get("/models", headers=headers),
                 client.get("/metrics", headers=headers),
