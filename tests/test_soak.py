@@ -7,6 +7,7 @@ pytest tests/test_soak.py -m slow       (10^6)
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 from base64 import b64encode
 from collections import Counter
@@ -85,6 +86,9 @@ def state(worker: psutil.Process) -> tuple[int, int, int]:
     "count", [pytest.param(10**5, id="100000"), pytest.param(10**6, id="1000000", marks=pytest.mark.slow)]
 )
 def test_a_soak_leaves_memory_files_and_threads_as_they_were(exported: Artifact, tmp_path: Path, count: int) -> None:
+    # The limit for other tests is not for this one.
+    faulthandler.cancel_dump_traceback_later()
+    faulthandler.dump_traceback_later(count / 100, exit=True)
     with started(exported, tmp_path) as (process, port):
         worker = worker_process(process)
         send(port, count // 10)
