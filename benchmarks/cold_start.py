@@ -21,8 +21,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import photographs
 from benchmarks.conditions import conditions
-from benchmarks.http import photographs
 from sovit.jsonio import write_json
 from sovit.process import free_port, serving, sovit_serve
 

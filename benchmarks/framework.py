@@ -13,7 +13,6 @@ less. The smallest variant keeps the model from hiding the rest. `pip install 's
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import signal
@@ -35,9 +34,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import images_of, parse, parser_of
 from benchmarks.conditions import conditions
-from benchmarks.http import photographs
-from benchmarks.load import Target, closed_loop, read_images
+from benchmarks.load import Target, closed_loop
 from sovit.errors import ServiceError
 from sovit.jsonio import write_json
 from sovit.machine import package_version
@@ -225,23 +224,13 @@ def _spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    cut = argv.index("--") if "--" in argv else len(argv)
-    return argv[:cut], argv[cut + 1 :] or [*OUR_OPTIONS]
-
-
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--images", type=Path, nargs="+", help="JPEG files or folders; two photographs when left out")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of a turn under one load")
-    parser.add_argument("--out", type=Path, help="write the result as JSON there")
+    parser = parser_of(__doc__, seconds=5.0)
     parser.epilog = f"What follows -- is passed to `sovit serve` in place of {' '.join(OUR_OPTIONS)}."
-    own, options = _split(sys.argv[1:])
-    arguments = parser.parse_args(own)
-    found = read_images(arguments.images) if arguments.images else photographs()
+    arguments, given = parse(parser)
+    options = given or [*OUR_OPTIONS]
+    found = images_of(arguments.images)
     images = found[:: -(-len(found) // _IMAGES)]
     before: dict[str, Any] = conditions()
     before["peers"] = {name: package_version(name) for name in (*_PEERS.values(), "uvloop", "httptools")}

@@ -27,8 +27,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import parse, photographs
 from benchmarks.conditions import conditions
-from sovit.errors import MissingDependency, ServiceError
+from sovit.errors import ServiceError
 from sovit.jsonio import write_json
 from sovit.predict import Predictor, load_artifact
 from sovit.process import free_port, serving, sovit_serve
@@ -50,18 +51,6 @@ class Comparison:
     ratio_min: float
     ratio_max: float
     failures: int
-
-
-def photographs() -> list[bytes]:
-    """The two JPEG photographs that scikit-learn ships, 640 x 427."""
-    try:
-        import sklearn.datasets
-    except ImportError as error:
-        raise MissingDependency(
-            "this benchmark's photographs ship with scikit-learn: pip install 'sovit[export]'."
-        ) from error
-    folder = Path(sklearn.datasets.__file__).parent / "images"
-    return [(folder / name).read_bytes() for name in ("china.jpg", "flower.jpg")]
 
 
 def compare(
@@ -158,11 +147,6 @@ def _closed_loop(images: list[bytes], port: int, concurrency: int, seconds: floa
     return sum(counts) / (time.perf_counter() - began), sum(failed)
 
 
-def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    cut = argv.index("--") if "--" in argv else len(argv)
-    return argv[:cut], argv[cut + 1 :]
-
-
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,8 +156,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--out", type=Path, help="write the result as JSON there")
     parser.epilog = "What follows -- is passed to `sovit serve`."
-    own, serve_options = _split(sys.argv[1:])
-    arguments = parser.parse_args(own)
+    arguments, serve_options = parse(parser)
     console = Console(stderr=True)
     before: dict[str, Any] = conditions()
     found = compare(

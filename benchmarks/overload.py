@@ -11,7 +11,6 @@ which it robs of more the more it sends.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,9 +22,9 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import images_of, parse, parser_of
 from benchmarks.conditions import conditions
-from benchmarks.http import photographs
-from benchmarks.load import Load, Target, closed_loop, open_loop, read_images
+from benchmarks.load import Load, Target, closed_loop, open_loop
 from sovit.jsonio import write_json
 from sovit.process import free_port, serving, sovit_serve
 
@@ -89,16 +88,8 @@ def _table(rounds: Sequence[Round]) -> Table:
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--images", type=Path, nargs="+", help="JPEG files or folders; two photographs when left out")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of one load")
-    parser.add_argument("--out", type=Path, help="write the result as JSON there")
-    parser.epilog = "What follows -- is passed to `sovit serve`."
-    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    arguments, options = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
-    images = read_images(arguments.images) if arguments.images else photographs()
+    arguments, options = parse(parser_of(__doc__, seconds=10.0))
+    images = images_of(arguments.images)
     before = conditions()
     rounds = measure(
         arguments.artifact,

@@ -25,12 +25,12 @@ class ServeConfig:
     most `max_batch` images: nobody waits for a batch to fill. What is left open of these (`auto`, 0) is what
     `sovit tune` found on this machine to be the best for `tuned_for`, or one lane with all cores and batches of up to 8
     where it has not run; sizes that the warm-up finds to be no faster for an image are left out. `decode_threads` are
-    one more than there are cores unless set, as each waits for the others now and then. An image may take
-    15 bytes of memory a pixel while it is decoded: with `decode.max_pixels` that bounds what hostile images can take.
+    one more than there are cores unless set, as each waits for the others now and then; what an image takes of memory
+    in one of them is bounded by `decode.max_pixels`.
 
-    `max_queue` bounds the images of all requests under way and `max_queue_bytes` their bodies,
-    `max_images` and `max_body_bytes` those of one request; `timeout_seconds` is the time a request may take, from its
-    first byte to its result, unless it asks for less.
+    `max_queue` bounds the images of all requests under way and `max_queue_bytes` their bodies, `max_images` and
+    `max_body_bytes` those of one request; `timeout_seconds` is the time a request may take, from its first byte to its
+    result, unless it asks for less.
 
     `keys` is a file of clients' keys (serving/keys.py); without one everybody may ask. With an `operations_port` the
     probes, /metrics and /drain are answered there, on `operations_host`, and nowhere else.

@@ -91,7 +91,7 @@ class SoViTService:
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
-    def check_artifact() -> None:
+    def check_settings() -> None:
         """Refuse to start, with one sentence, on settings or keys that do not fit. The worker looks at the artifact."""
         try:
             config = read_serve_config()
