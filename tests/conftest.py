@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
+from starlette.testclient import TestClient
 
 from sovit.artifact import Artifact
 from sovit.checkpoint import save_checkpoint
@@ -105,3 +106,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     save_checkpoint(root / "checkpoint", random_model(spec.model), spec, {"weights": "random"})
     images = reference_images(spec.preprocess, None)
     return export_onnx(from_checkpoint(root / "checkpoint", "tiny"), root / "artifact", images)
+
+
+@pytest.fixture
+def client(exported: Artifact) -> Iterator[TestClient]:
+    """The application with a fake runtime."""
+    from tests.served import running
+
+    with running(exported) as client:
+        yield client

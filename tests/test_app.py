@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import io
 import json
 import threading
-import time
 from base64 import b64decode, b64encode
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +16,6 @@ import pyarrow.ipc
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
-from starlette.types import Message
 
 import serving.app
 import serving.loader
@@ -30,58 +24,19 @@ from serving.config import ServeConfig
 from serving.failed_start import end_process
 from serving.loader import Loader
 from serving.schema import ARROW, JSON, NPY
-from serving.worker import Worker, start_worker
+from serving.worker import start_worker
 from sovit.artifact import Artifact
 from sovit.decode import DecodeOptions
-from sovit.errors import SoViTError
-from sovit.runtime.fake import POISON, FakeRuntime
 from tests.conftest import jpeg, png
-
-JPEG = {"content-type": "image/jpeg"}
-
-
-@contextmanager
-def running(artifact: Artifact, runtime: FakeRuntime | None = None, **changes: Any) -> Iterator[TestClient]:
-    config = ServeConfig(artifact=str(artifact.folder), runtime="fake", **changes)
-    patch = pytest.MonkeyPatch()
-    if runtime is not None:
-        patch.setattr(serving.worker, "open_lanes", lambda *_, **__: [runtime])
-    failures: list[SoViTError] = []
-    app = serving.app.create_app(Loader(failures.append), lambda: config)
-    try:
-        with TestClient(app, raise_server_exceptions=False) as client:
-            try:
-                until(lambda: failures or client.get("/readyz").status_code == 200)
-                assert not failures
-                yield client
-            finally:
-                if runtime is not None:
-                    runtime.gate.set()  # or closing would wait for ever behind a failed test
-    finally:
-        patch.undo()
-
-
-def worker_of(client: TestClient) -> Worker:
-    worker: Worker = client.app.state.loader.worker  # type: ignore[attr-defined]
-    return worker
-
-
-@pytest.fixture
-def client(exported: Artifact) -> Iterator[TestClient]:
-    with running(exported) as client:
-        yield client
-
-
-def assert_problem(response: Any, status: int, detail: str = "") -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    document: dict[str, Any] = response.json()
-    assert document["status"] == status
-    assert document["type"].startswith("urn:sovit:problem:")
-    assert document["title"]
-    assert detail in document["detail"]
-    assert document["instance"] == f"urn:request:{response.headers['x-request-id']}"
-    return document
+from tests.served import (
+    JPEG,
+    assert_problem,
+    encoded,
+    huge_png,
+    running,
+    truncated_jpeg,
+    until,
+)
 
 
 def test_classify_replies_in_the_contracts_form(client: TestClient) -> None:
@@ -243,26 +198,6 @@ def test_a_field_name_is_not_echoed_at_length(client: TestClient) -> None:
     assert "\x00" not in problem["detail"]
 
 
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def truncated_jpeg() -> bytes:
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    return encoded(Image.fromarray(noise), "JPEG")[:-500]
-
-
-def huge_png() -> bytes:
-    content = bytearray(png(np.zeros((1, 1, 3), np.uint8)))
-    content[16:24] = (60_000).to_bytes(4, "big") * 2
-    import zlib
-
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    return bytes(content)
-
-
 @pytest.mark.parametrize(
     ("content", "status", "detail"),
     [
@@ -410,312 +345,6 @@ def test_before_it_has_started_it_is_alive_but_not_ready(exported: Artifact, mon
         assert client.get("/livez").status_code == 200
         go_on.set()
         until(lambda: client.get("/readyz").status_code == 200)
-
-
-def post_in_thread(client: TestClient, count: int) -> tuple[list[Any], list[threading.Thread]]:
-    responses: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda: responses.append(client.post("/embed", content=jpeg(), headers=JPEG)))
-        for _ in range(count)
-    ]
-    for thread in threads:
-        thread.start()
-    return responses, threads
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def test_a_full_queue_answers_429_and_recovers(exported: Artifact) -> None:
-    runtime = FakeRuntime(exported.manifest.model)
-    with running(exported, runtime, max_queue=3, max_images=2, max_batch=1) as client:
-        runtime.gate.clear()
-        runtime.calls = 0
-        engine = worker_of(client).engine
-        first, first_threads = post_in_thread(client, 1)
-        until(lambda: runtime.calls == 1)
-        responses, threads = post_in_thread(client, 2)
-        until(lambda: engine.depth == 2)
-        refused = client.post("/embed", content=jpeg(), headers=JPEG)
-        document = assert_problem(refused, 429, "queue is full")
-        assert int(refused.headers["retry-after"]) == document["retry_after_seconds"] >= 1
-        runtime.gate.set()
-        for thread in first_threads + threads:
-            thread.join()
-        assert [response.status_code for response in first + responses] == [200] * 3
-        assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
-
-
-def test_a_deadline_answers_504_and_what_waited_never_runs(exported: Artifact) -> None:
-    runtime = FakeRuntime(exported.manifest.model)
-    with running(exported, runtime, timeout_seconds=0.3, max_batch=1) as client:
-        runtime.batches.clear()
-        runtime.gate.clear()
-        responses, threads = post_in_thread(client, 3)
-        for thread in threads:
-            thread.join()
-        assert {response.status_code for response in responses} == {504}
-        assert worker_of(client).engine.depth == 0
-        runtime.gate.set()
-        assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
-        assert sum(runtime.batches) == 2  # the one that was under way, and the good one
-
-
-def test_a_request_may_ask_for_less_time_but_not_for_more(exported: Artifact) -> None:
-    runtime = FakeRuntime(exported.manifest.model)
-    with running(exported, runtime, timeout_seconds=0.4) as client:
-        for wrong in ("0", "-1", "nan", "inf", "soon", "", "1_0", "0x5", "1 "):
-            headers = JPEG | {"x-request-timeout": wrong}
-            assert_problem(client.post("/embed", content=jpeg(), headers=headers), 400, "X-Request-Timeout")
-        assert client.post("/embed", content=jpeg(), headers=JPEG | {"x-request-timeout": "60"}).status_code == 200
-        runtime.gate.clear()
-        for asked, given in (("0.05", "longer than 0.05 s"), ("60", "longer than 0.4 s")):
-            headers = JPEG | {"x-request-timeout": asked}
-            assert_problem(client.post("/embed", content=jpeg(), headers=headers), 504, given)
-
-
-def post_raw(
-    client: TestClient,
-    receive: Callable[[], Awaitable[Message]],
-    headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"image/jpeg"),),
-) -> list[Message]:
-    """A request at the level of ASGI, whose client can go away."""
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http", "method": "POST", "path": "/embed", "raw_path": b"/embed", "query_string": b"",
-        "headers": list(headers), "http_version": "1.1", "scheme": "http", "root_path": "",
-        "server": ("x", 80), "client": ("y", 1),
-    }  # fmt: skip
-    assert client.portal is not None
-    client.portal.call(client.app, scope, receive, send)
-    return sent
-
-
-def test_a_client_that_goes_away_leaves_nothing_behind(exported: Artifact) -> None:
-    runtime = FakeRuntime(exported.manifest.model)
-    with running(exported, runtime, max_batch=1) as client:
-        worker = worker_of(client)
-        runtime.batches.clear()
-        runtime.gate.clear()
-        _, first = post_in_thread(client, 1)
-        until(lambda: worker.engine.running)
-        messages: list[Message] = [{"type": "http.request", "body": jpeg(), "more_body": False}]
-
-        async def once_it_waits() -> Message:
-            if messages:
-                return messages.pop()
-            while not worker.engine.depth:
-                await asyncio.sleep(0.001)
-            return {"type": "http.disconnect"}
-
-        post_raw(client, once_it_waits)
-        assert (worker.engine.depth, worker.door.requests, worker.door.images) == (0, 1, 1)
-        runtime.gate.set()
-        first[0].join()
-        assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
-        assert runtime.batches == [1, 1], "what nobody waits for has never run"
-        assert 'sovit_requests_total{code="499",route="/embed"} 1.0' in client.get("/metrics").text
-
-
-def test_a_client_that_goes_away_while_it_sends_leaves_nothing_behind(client: TestClient) -> None:
-    messages: list[Message] = [
-        {"type": "http.disconnect"},
-        {"type": "http.request", "body": jpeg()[:50], "more_body": True},
-    ]
-
-    async def receive() -> Message:
-        return messages.pop()
-
-    post_raw(client, receive)
-    assert (worker_of(client).door.requests, worker_of(client).door.bytes) == (0, 0)
-
-
-def test_bodies_under_way_are_bounded_in_bytes(exported: Artifact) -> None:
-    runtime = FakeRuntime(exported.manifest.model)
-    size = len(jpeg())
-    with running(exported, runtime, max_body_bytes=2 * size, max_queue_bytes=3 * size) as client:
-        runtime.gate.clear()
-        responses, threads = post_in_thread(client, 2)
-        until(lambda: worker_of(client).door.bytes == 2 * size)
-        padded = jpeg() + b"x"
-        assert_problem(client.post("/embed", content=padded, headers=JPEG), 429, "fill the memory")
-        chunks = iter([jpeg(), b"x"])
-        assert_problem(client.post("/embed", content=chunks, headers=JPEG), 429, "fill the memory")
-        runtime.gate.set()
-        for thread in threads:
-            thread.join()
-        assert [response.status_code for response in responses] == [200] * 2
-        assert client.post("/embed", content=padded, headers=JPEG).status_code == 200
-        assert 'sovit_rejected_total{reason="queue"} 2.0' in client.get("/metrics").text
-
-
-def test_a_client_that_announces_much_and_sends_little_keeps_nobody_out(exported: Artifact) -> None:
-    with running(exported, max_queue=2, max_images=1) as client:
-        worker = worker_of(client)
-        go_on = threading.Event()
-
-        async def receive() -> Message:
-            while not go_on.is_set():
-                await asyncio.sleep(0.001)
-            return {"type": "http.disconnect"}
-
-        headers = [(b"content-type", b"image/jpeg"), (b"content-length", b"30000000")]
-        slow = [threading.Thread(target=post_raw, args=(client, receive, headers)) for _ in range(20)]
-        for thread in slow:
-            thread.start()
-        until(lambda: worker.door.requests == 20)
-        assert (worker.door.images, worker.door.bytes) == (0, 0)
-        hasty = JPEG | {"x-request-timeout": "2"}
-        assert [client.post("/embed", content=jpeg(), headers=hasty).status_code for _ in range(5)] == [200] * 5
-        go_on.set()
-        for thread in slow:
-            thread.join()
-        assert worker.door.requests == 0
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_stuck_lane_and_a_dead_one_are_no_life(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = FakeRuntime(exported.manifest.model)
-    with running(exported, runtime) as client:
-        monkeypatch.setattr("serving.engine.STUCK_SECONDS", 0.05)
-        runtime.gate.clear()
-        responses, threads = post_in_thread(client, 1)
-        until(lambda: client.get("/livez").status_code == 503)
-        assert_problem(client.get("/livez"), 503, "dead or stuck")
-        assert_problem(client.get("/readyz"), 503)
-        runtime.gate.set()
-        threads[0].join()
-        assert responses[0].status_code == 200
-        assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
-        monkeypatch.undo()
-
-        def end_the_thread(_: object) -> dict[str, Any]:
-            raise SystemExit
-
-        monkeypatch.setattr(runtime, "run", end_the_thread)
-        client.post("/embed", content=jpeg(), headers=JPEG | {"x-request-timeout": "0.2"})
-        assert_problem(client.get("/livez"), 503, "dead or stuck")
-        assert_problem(client.get("/readyz"), 503)
-
-
-def test_an_image_that_breaks_the_runtime_is_a_500_that_says_nothing(client: TestClient) -> None:
-    poison = png(np.full((16, 16, 3), POISON, np.uint8))
-    assert_problem(client.post("/embed", content=poison, headers={"content-type": "image/png"}), 500)
-    assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
-    files = [("images", ("x", jpeg())), ("images", ("x", poison))]
-    reply = client.post("/embed?on_error=item", files=files).json()
-    assert [set(result) for result in reply["results"]] == [{"embedding"}, {"error"}]
-
-
-def test_one_bad_image_never_hurts_its_neighbours(exported: Artifact) -> None:
-    """Seven good requests and a bad one at once, many times: every good one succeeds."""
-    bad = [truncated_jpeg(), b"text", huge_png(), png(np.full((16, 16, 3), POISON, np.uint8))]
-    with running(exported) as client:
-        for number in range(12):
-            responses, threads = post_in_thread(client, 7)
-            status = client.post("/embed", content=bad[number % 4], headers=JPEG).status_code
-            for thread in threads:
-                thread.join()
-            assert status in (415, 422, 500)
-            assert [response.status_code for response in responses] == [200] * 7
-
-
-def with_keys(folder: Path) -> dict[str, Any]:
-    keys = [
-        {"name": "shop", "sha256": sha256(b"shop-key").hexdigest(), "max_in_flight": 1},
-        {"name": "ops", "sha256": sha256(b"ops-key").hexdigest(), "admin": True},
-    ]
-    (folder / "keys.json").write_text(json.dumps(keys))
-    return {"keys": str(folder / "keys.json")}
-
-
-def test_with_a_key_file_everything_but_the_probes_needs_a_key(exported: Artifact, tmp_path: Path) -> None:
-    shop, ops = {"authorization": "Bearer shop-key"}, {"x-api-key": "ops-key"}
-    with running(exported, **with_keys(tmp_path)) as client:
-        for headers in ({}, {"x-api-key": "wrong"}):
-            for response in (
-                client.post("/embed", content=jpeg(), headers=JPEG | headers),
-                client.post("/classify", content=jpeg(), headers=JPEG | headers),
-                client.post("/embed", content=b"x" * 10**6, headers=JPEG | {"x-request-timeout": "soon"} | headers),
-                client.get("/model", headers=headers),
-                client.get("/models", headers=headers),
-                client.get("/metrics", headers=headers),
-                client.post("/drain", headers=headers),
-            ):
-                assert_problem(response, 401, "needs a key")
-                assert response.headers["www-authenticate"] == "Bearer"
-                assert "wrong" not in response.text
-        assert client.post("/embed", content=jpeg(), headers=JPEG | shop).status_code == 200
-        assert client.get("/model", headers=shop).status_code == 200
-        assert_problem(client.get("/metrics", headers=shop), 403)
-        assert_problem(client.post("/drain", headers=shop), 403)
-        assert client.get("/metrics", headers=ops).status_code == 200
-        for path in ("/livez", "/readyz", "/docs", "/openapi.json"):
-            assert client.get(path).status_code == 200
-
-
-def test_a_key_over_its_limit_is_refused_and_hurts_no_other(exported: Artifact, tmp_path: Path) -> None:
-    runtime = FakeRuntime(exported.manifest.model)
-    shop, ops = JPEG | {"x-api-key": "shop-key"}, JPEG | {"x-api-key": "ops-key"}
-    with running(exported, runtime, **with_keys(tmp_path)) as client:
-        runtime.gate.clear()
-        found: list[Any] = []
-        threads = [
-            threading.Thread(target=lambda: found.append(client.post("/embed", content=jpeg(), headers=shop))),
-            threading.Thread(target=lambda: found.append(client.post("/embed", content=jpeg(), headers=ops))),
-        ]
-        threads[0].start()
-        until(lambda: worker_of(client).door.requests == 1)
-        refused = client.post("/embed", content=jpeg(), headers=shop)
-        assert_problem(refused, 429, "1 requests under way")
-        assert int(refused.headers["retry-after"]) >= 1
-        threads[1].start()
-        until(lambda: worker_of(client).door.requests == 2)
-        runtime.gate.set()
-        for thread in threads:
-            thread.join()
-        assert [response.status_code for response in found] == [200, 200]
-
-
-def test_draining_refuses_newcomers_and_finishes_what_was_accepted(exported: Artifact, tmp_path: Path) -> None:
-    runtime = FakeRuntime(exported.manifest.model)
-    ops = {"x-api-key": "ops-key"}
-    with running(exported, runtime, **with_keys(tmp_path)) as client:
-        runtime.gate.clear()
-        found: list[Any] = []
-        accepted = threading.Thread(
-            target=lambda: found.append(client.post("/embed", content=jpeg(), headers=JPEG | ops))
-        )
-        drained = threading.Thread(target=lambda: found.append(client.post("/drain", headers=ops)))
-        accepted.start()
-        until(lambda: worker_of(client).door.requests == 1)
-        drained.start()
-        until(lambda: worker_of(client).door.draining)
-        for refused in (client.post("/embed", content=jpeg(), headers=JPEG | ops), client.get("/readyz")):
-            assert_problem(refused, 503)
-            assert refused.headers["connection"] == "close"
-            assert int(refused.headers["retry-after"]) >= 1
-        assert client.get("/livez").status_code == 200
-        assert client.get("/model", headers=ops).json()["ready"] is False
-        assert not found
-        runtime.gate.set()
-        accepted.join()
-        drained.join()
-        assert [response.status_code for response in found] == [200, 200]
-        assert {"status": "drained"} in [response.json() for response in found]
-
-
-def test_nobody_drains_a_service_without_keys(client: TestClient) -> None:
-    assert_problem(client.post("/drain"), 403, "admin key")
-    assert client.get("/readyz").status_code == 200
 
 
 def test_the_model_has_its_artifacts_hash_as_its_tag(client: TestClient, exported: Artifact) -> None:
