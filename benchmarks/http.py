@@ -15,7 +15,6 @@ import http.client
 import json
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from rich.table import Table
 
 from benchmarks.arguments import parse, photographs
 from benchmarks.conditions import conditions
+from benchmarks.load import Target, closed_loop
 from sovit.errors import ServiceError
 from sovit.jsonio import write_json
 from sovit.predict import Predictor, load_artifact
@@ -60,21 +60,22 @@ def compare(
     images = photographs()
     predictor = load_artifact(artifact)
     port = free_port()
+    target = Target(url=f"http://127.0.0.1:{port}", path="/classify", accept="application/json")
     in_process: dict[int, list[float]] = {batch: [] for batch in IN_PROCESS_BATCHES}
     over_http: list[float] = []
     failures = 0
     with tempfile.TemporaryDirectory(prefix="sovit-bench-") as scratch:
         log = Path(scratch) / "serve.log"
-        with serving(sovit_serve(artifact, port, *options), f"http://127.0.0.1:{port}", log):
+        with serving(sovit_serve(artifact, port, *options), target.url, log):
             _require_same_answer(predictor, images, port)
-            _closed_loop(images, port, concurrency, 1.0)
+            closed_loop(target, images, concurrency=concurrency, seconds=1.0)
             for number in range(rounds):
                 for batch in IN_PROCESS_BATCHES:
                     in_process[batch].append(_rate(partial(_classify, predictor, images, batch), seconds))
-                done, failed = _closed_loop(images, port, concurrency, seconds)
-                over_http.append(done)
-                failures += failed
-                console.print(f"round {number + 1}: in process {_last(in_process)}, HTTP {done:.1f} images/s")
+                load = closed_loop(target, images, concurrency=concurrency, seconds=seconds)
+                over_http.append(load.throughput)
+                failures += load.failures
+                console.print(f"round {number + 1}: in process {_last(in_process)}, HTTP {over_http[-1]:.1f} images/s")
     best = np.max([in_process[batch] for batch in IN_PROCESS_BATCHES], axis=0)
     ratios = np.array(over_http) / best
     return Comparison(
@@ -123,28 +124,6 @@ def _require_same_answer(predictor: Predictor, images: list[bytes], port: int) -
         if [prediction["index"] for prediction in json.loads(body)["results"][0]["predictions"]] != expected:
             raise ServiceError("the service and the artifact in process disagree on the top-5 classes.")
     connection.close()
-
-
-def _closed_loop(images: list[bytes], port: int, concurrency: int, seconds: float) -> tuple[float, int]:
-    """`concurrency` clients, each with one request under way, for some seconds: images/s and failures."""
-    stop = time.perf_counter() + seconds
-    counts, failed = [0] * concurrency, [0] * concurrency
-
-    def client(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        while time.perf_counter() < stop:
-            status, _ = _request(connection, images[counts[number] % len(images)])
-            counts[number] += status == http.client.OK
-            failed[number] += status != http.client.OK
-        connection.close()
-
-    began = time.perf_counter()
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(concurrency)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - began), sum(failed)
 
 
 def main() -> int:
