@@ -36,14 +36,15 @@ format: $(STAMP) ## format the code
 	@$(BIN)/ruff format .
 
 lock: ## write the hashes of what constraints.txt pins
-	@$(BIN)/$(LOCK) --extra serving --extra cpu --output-file requirements/service.txt pyproject.toml
+	@$(BIN)/$(LOCK) --extra serving --extra tracing --extra cpu --output-file requirements/service.txt pyproject.toml
+	@$(BIN)/$(LOCK) --extra serving --extra tracing --extra gpu --output-file requirements/gpu.txt pyproject.toml
 	@$(BIN)/$(LOCK) --extra audit --output-file requirements/audit.txt pyproject.toml
 	@$(BIN)/$(LOCK) --extra dev --override requirements/without-torch.txt --no-emit-package torch --output-file requirements/dev.txt pyproject.toml
 
 audit: ## look up every pinned package in the advisory database; what cannot be looked up fails too
 	@test -d $(AUDIT) || $(PYTHON) -m venv $(AUDIT)
 	@$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/audit.txt
-	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes $(foreach file,service dev audit,--requirement requirements/$(file).txt)
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes $(foreach file,service gpu dev audit,--requirement requirements/$(file).txt)
 	@grep '^torch==' constraints.txt > $(AUDIT)/torch.txt
 	@$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --requirement $(AUDIT)/torch.txt
 

@@ -1,7 +1,7 @@
-"""The ASGI application: its routes, and a life from loading the model to the last reply.
+"""The ASGI application: its routes, and a life from loading the models to the last reply.
 
 BentoML mounts it (serving/service.py); `uvicorn serving.app:app` runs it bare, as the baseline to measure against.
-The model is loaded while the application already answers: not ready, but alive.
+Models are loaded while the application already answers: not ready, but alive.
 """
 
 from __future__ import annotations
@@ -12,23 +12,33 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 
-from serving import operations
+from serving import docs, operations
 from serving.config import ServeConfig, read_serve_config
-from serving.endpoint import endpoint, needs_worker
+from serving.endpoint import MayNeedWorker, NeedsWorker, WriteError, endpoint, needs_worker
+from serving.faces import admin, native, open_inference, openai_api
 from serving.failed_start import end_process
-from serving.inference import classify, embed
 from serving.loader import Loader
+from serving.observing.log import log_as_json
 from serving.operations_server import operations_server
+from serving.page_files import page_routes
+from serving.replies import problem
 from serving.routes import Application, Route
 from serving.stop import stop_when_drained
 from sovit.errors import SoViTError
 
 
-def create_app(loader: Loader, read_config: Callable[[], ServeConfig] = read_serve_config) -> Application:
-    """The application. Settings are read and the model is loaded when it starts, not when it is imported."""
+def create_app(
+    loader: Loader, read_config: Callable[[], ServeConfig] = read_serve_config, *, own_process: bool = False
+) -> Application:
+    """The application. Settings are read and models are loaded when it starts, not when it is imported.
+
+    In a process of its own it has all logs written as JSON.
+    """
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        if own_process:
+            log_as_json()
         try:
             config = read_config()
             operations_app = app
@@ -36,6 +46,8 @@ def create_app(loader: Loader, read_config: Callable[[], ServeConfig] = read_ser
                 operations_app = Application(loader, _operations_routes(loader))
             else:
                 app.add(_operations_routes(loader))
+            if config.page:
+                app.add(Route(path, "GET", endpoint(loader, "/page", handler)) for path, handler in page_routes())
             async with operations_server(config, operations_app), stop_when_drained(loader):
                 loader.start(config)
                 yield
@@ -45,28 +57,51 @@ def create_app(loader: Loader, read_config: Callable[[], ServeConfig] = read_ser
             loader.on_failed_start(error)
             raise
 
-    app = Application(
-        loader,
-        [
-            Route("/classify", "POST", endpoint(loader, "/classify", needs_worker(classify))),
-            Route("/embed", "POST", endpoint(loader, "/embed", needs_worker(embed))),
-            Route("/model", "GET", endpoint(loader, "/model", needs_worker(operations.model))),
-            Route("/models", "GET", endpoint(loader, "/models", needs_worker(operations.models))),
-            Route("/openapi.json", "GET", endpoint(loader, "/openapi.json", operations.openapi_json)),
-            Route("/docs", "GET", endpoint(loader, "/docs", operations.docs)),
-        ],
-        lifespan,
-    )
+    app = Application(loader, _routes(loader), lifespan)
     return app
 
 
-def _operations_routes(loader: Loader) -> list[Route]:
+def _routes(loader: Loader) -> list[Route]:
+    def asking(path: str, handler: NeedsWorker, write_error: WriteError = problem) -> Route:
+        return Route(path, "POST", endpoint(loader, path, needs_worker(handler), write_error, told=True))
+
+    def telling(path: str, handler: MayNeedWorker, write_error: WriteError = problem) -> Route:
+        return Route(path, "GET", endpoint(loader, path, handler, write_error))
+
+    of_openai, of_v2 = openai_api.write_error, open_inference.write_error
+    v2_model = "/v2/models/{model}"
+    v2_version = f"{v2_model}/versions/{{version}}"
     return [
-        Route("/livez", "GET", endpoint(loader, "/livez", operations.livez)),
-        Route("/readyz", "GET", endpoint(loader, "/readyz", needs_worker(operations.readyz))),
-        Route("/metrics", "GET", endpoint(loader, "/metrics", needs_worker(operations.metrics))),
-        Route("/drain", "POST", endpoint(loader, "/drain", needs_worker(operations.drain))),
+        asking("/classify", native.classify),
+        asking("/embed", native.embed),
+        telling("/model", needs_worker(operations.model)),
+        telling("/models", needs_worker(operations.models)),
+        telling("/stats", needs_worker(operations.stats)),
+        telling("/openapi.json", docs.openapi_json),
+        telling("/docs", docs.docs),
+        asking("/v1/embeddings", openai_api.embeddings, of_openai),
+        telling("/v1/models", needs_worker(openai_api.models), of_openai),
+        telling("/v1/models/{model}", needs_worker(openai_api.model), of_openai),
+        telling("/v2", open_inference.server, of_v2),
+        telling("/v2/health/live", open_inference.live, of_v2),
+        telling("/v2/health/ready", needs_worker(open_inference.ready), of_v2),
+        *(telling(path, needs_worker(open_inference.metadata), of_v2) for path in (v2_model, v2_version)),
+        *(telling(f"{path}/ready", needs_worker(open_inference.model_ready), of_v2) for path in (v2_model, v2_version)),
+        *(asking(f"{path}/infer", open_inference.infer, of_v2) for path in (v2_model, v2_version)),
     ]
 
 
-app = create_app(Loader(end_process))
+def _operations_routes(loader: Loader) -> list[Route]:
+    def route(path: str, method: str, handler: MayNeedWorker) -> Route:
+        return Route(path, method, endpoint(loader, path, handler))
+
+    return [
+        route("/livez", "GET", operations.livez),
+        route("/readyz", "GET", needs_worker(operations.readyz)),
+        route("/metrics", "GET", needs_worker(operations.metrics)),
+        route("/drain", "POST", needs_worker(operations.drain)),
+        route("/admin/models/{model}", "POST", needs_worker(admin.swap)),
+    ]
+
+
+app = create_app(Loader(end_process), own_process=True)

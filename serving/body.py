@@ -10,7 +10,7 @@ import binascii
 import json
 import logging
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -75,6 +75,11 @@ def _over(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is over the limit of {limit:,} bytes.")
 
 
+def is_raw(content_type: str) -> bool:
+    """Whether a body of this type is an image as it is, and no work to take apart."""
+    return content_type.startswith(("image/", "application/octet-stream"))
+
+
 def parse_body(content_type: str, body: bytes, max_images: int) -> Body:
     """Take a body apart by its content type. An image's own format is told by its bytes, not by this header."""
     kind_bytes, parameters = parse_options_header(content_type)
@@ -99,7 +104,8 @@ def parse_body(content_type: str, body: bytes, max_images: int) -> Body:
     return parsed
 
 
-def _count(images: list[bytes], limit: int) -> None:
+def count_images(images: Sequence[object], limit: int) -> None:
+    """Raise `TooLarge` for more images than a request may have."""
     if len(images) > limit:
         raise _too_many(limit)
 
@@ -108,9 +114,10 @@ def _too_many(limit: int) -> TooLarge:
     return TooLarge(f"the request holds more than {limit} images.")
 
 
-def _parse_json(body: bytes, max_images: int) -> Body:
+def load_json(body: bytes, max_images: int, *, max_nested: int = MAX_NESTED) -> dict[str, Any]:
+    """A JSON object with at most so many images in it. Raises `BadRequest` and `TooLarge`."""
     # Values cost many times the bytes they are written in: what cannot be ours is not even parsed.
-    if body.count(b"[") + body.count(b"{") > MAX_NESTED:
+    if body.count(b"[") + body.count(b"{") > max_nested:
         raise BadRequest("the JSON body holds more lists and objects than any request of this service.")
     if body.count(b'":') > MAX_FIELDS:
         raise BadRequest("the JSON body holds more fields than any request of this service.")
@@ -122,11 +129,16 @@ def _parse_json(body: bytes, max_images: int) -> Body:
         raise BadRequest("the body is not valid JSON.") from error
     if not isinstance(data, dict):
         raise BadRequest('the JSON body must be an object such as {"images": ["<base64>"]}.')
+    return data
+
+
+def _parse_json(body: bytes, max_images: int) -> Body:
+    data = load_json(body, max_images)
     encoded = data.pop("images", None)
     if not isinstance(encoded, list):
         raise BadRequest("the JSON body needs `images`, a list of base64 strings or data URIs.")
-    _count(encoded, max_images)
-    return Body([_decode_base64(text, index) for index, text in enumerate(encoded)], data)
+    count_images(encoded, max_images)
+    return Body([decode_base64(text, index) for index, text in enumerate(encoded)], data)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -136,7 +148,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _decode_base64(text: object, index: int) -> bytes:
+def decode_base64(text: object, index: int) -> bytes:
+    """The bytes of an image that came as base64 or as a data URI. Raises `BadRequest`, which names its index."""
     if not isinstance(text, str):
         raise BadRequest(f"image {index} is no string; send base64 or a data URI.")
     if text[:8].lower().startswith(("http://", "https://")):
@@ -216,7 +229,7 @@ class _Collector:
             raise BadRequest("a multipart part has no name.")
         if name == "images":
             self.images.append(bytes(self._data))
-            _count(self.images, self._max_images)
+            count_images(self.images, self._max_images)
             return
         if b"filename" in parameters:
             raise BadRequest("a file came in another field than `images`.")

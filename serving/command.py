@@ -11,14 +11,17 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from serving.config import ENVIRONMENT_VARIABLE, ServeConfig
-from serving.failed_start import SCRATCH_PREFIX, failed_status
+from serving.failed_start import failed_status
 from serving.keys import read_keys
+from serving.scratch import PREFIX
 from serving.store import artifact_folder
+from sovit.artifact import read_manifest
 from sovit.cli import Result
 from sovit.errors import ConfigError, MissingDependency, ServiceError
 from sovit.jsonio import from_dict, to_dict, write_json
@@ -39,6 +42,8 @@ _FIELDS: Final = (
     "timeout_seconds",
     "operations_host",
     "operations_port",
+    "trace_endpoint",
+    "trace_ratio",
 )
 
 
@@ -47,12 +52,13 @@ def serve(arguments: argparse.Namespace) -> Result:
     if importlib.util.find_spec("bentoml") is None:
         raise MissingDependency("bentoml is not installed: pip install 'sovit[serving]'.")
     host, port = _free_address(arguments.host or DEFAULT_HOST, arguments.port or DEFAULT_PORT)
-    name, equals, folder = arguments.artifact.partition("=")
+    artifacts = _artifacts(arguments.artifacts)
     given = {field: getattr(arguments, field) for field in _FIELDS if getattr(arguments, field) is not None}
     settings: dict[str, Any] = {
-        "artifact": str(artifact_folder(folder if equals else name).resolve()),
-        "name": name if equals else "",
+        "artifacts": artifacts,
         **given,
+        "log_requests": arguments.log_requests,
+        "page": not arguments.no_page,
     }
     if arguments.keys is not None:
         settings["keys"] = str(Path(arguments.keys).resolve())
@@ -66,7 +72,7 @@ def serve(arguments: argparse.Namespace) -> Result:
     if config.operations_port:
         _free_address(config.operations_host, config.operations_port)
     root = Path(__file__).resolve().parent.parent
-    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as scratch:
         path = Path(scratch) / "config.json"
         write_json(path, to_dict(config))
         process = subprocess.Popen(
@@ -97,6 +103,20 @@ def serve(arguments: argparse.Namespace) -> Result:
             status = 0
         failed = failed_status(path.parent)  # the worker has said why
         return Result(None, "", status if failed is None else failed)
+
+
+def _artifacts(words: Sequence[str]) -> dict[str, str]:
+    """Whole paths by name. A name that is not given is the one that the artifact was exported with."""
+    artifacts: dict[str, str] = {}
+    for word in words:
+        name, equals, reference = word.rpartition("=")
+        folder = artifact_folder(reference).resolve()
+        if not equals:
+            name = read_manifest(folder).name
+        if name in artifacts:
+            raise ConfigError(f"two artifacts have the name {name!r}: give them names, NAME=ARTIFACT.")
+        artifacts[name] = str(folder)
+    return artifacts
 
 
 def _free_address(host: str, port: int) -> tuple[str, int]:

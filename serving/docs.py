@@ -1,193 +1,28 @@
-"""The OpenAPI 3.1 description, made from the option models, and a page that shows it without any outside asset.
-
-python -m serving.docs > docs/openapi.json
-"""
+"""The description of the API as a page, without any outside asset."""
 
 from __future__ import annotations
 
 import html
-import json
 from functools import cache
-from typing import Any
 
-from serving.inference import TIMEOUT_HEADER
-from serving.replies import PROBLEM
-from serving.schema import ARROW, JSON, NPY, ClassifyOptions, EmbedOptions, Options
+import orjson
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from serving.openapi import openapi
+from serving.schema import JSON
+from serving.worker import Worker
 from sovit import __version__
 
-_ERRORS = {
-    400: "Malformed request, unknown field or model",
-    401: "No key, or one that is not known",
-    403: "The key does not give this right",
-    406: "No reply form the client accepts",
-    413: "Body, part or image count over its limit",
-    415: "Content type or image format we do not take",
-    422: "An image that cannot be decoded or is over a limit; `errors` says which",
-    429: "Queue full, or the key is over its rate; see Retry-After",
-    500: "Something failed on our side",
-    503: "Not ready or draining; see Retry-After",
-    504: "Deadline passed",
-}
-_KEYS: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"header": []}]  # none where the service has no key file
+
+async def openapi_json(_: Request, __: Worker | None) -> Response:
+    """`GET /openapi.json`."""
+    return Response(orjson.dumps(openapi()), media_type=JSON)
 
 
-@cache
-def openapi() -> dict[str, Any]:
-    """The OpenAPI document."""
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "sovit",
-            "version": __version__,
-            "description": "SoViT image classification and embeddings.",
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        },
-        "paths": {
-            "/classify": _inference("Classify images", ClassifyOptions, "ClassifyReply"),
-            "/embed": _inference("Embed images", EmbedOptions, "EmbedReply"),
-            "/model": _get("The served model; its ETag is the hash of its artifact", _schema("Model"), 401, 503),
-            "/models": _get("All served models", _schema("Models"), 401, 503),
-            "/livez": _get("Whether the process works", _schema("Status"), 503),
-            "/readyz": _get("Whether requests are taken", _schema("Status"), 503),
-            "/metrics": _get("Prometheus metrics", None, 401, 403, 503),
-            "/drain": {
-                "post": _operation("Take nothing more, and answer when all is done", _schema("Status"), 401, 403, 503)
-            },
-        },
-        "components": {
-            "schemas": _schemas(),
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-            },
-        },
-    }
-
-
-def _schema(name: str) -> dict[str, Any]:
-    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
-
-
-def _problems(*statuses: int) -> dict[str, Any]:
-    return {
-        str(status): {"description": _ERRORS[status], "content": {PROBLEM: _schema("Problem")}} for status in statuses
-    }
-
-
-def _operation(summary: str, schema: dict[str, Any] | None, *errors: int) -> dict[str, Any]:
-    content = {"text/plain": {"schema": {"type": "string"}}} if schema is None else {JSON: schema}
-    replies: dict[str, Any] = {"200": {"description": "OK", "content": content}, **_problems(*errors)}
-    return {"summary": summary, "responses": replies} | ({"security": _KEYS} if 401 in errors else {})
-
-
-def _get(summary: str, schema: dict[str, Any] | None, *errors: int) -> dict[str, Any]:
-    operation = _operation(summary, schema, *errors)
-    if schema == _schema("Model"):
-        operation["responses"]["304"] = {"description": "It is the one whose ETag came in If-None-Match"}
-    return {"get": operation}
-
-
-def _inference(summary: str, options: type[Options], reply: str) -> dict[str, Any]:
-    properties = options.model_json_schema()["properties"]
-    images = {"type": "array", "minItems": 1}
-    files = {**images, "items": {"type": "string", "format": "binary"}}
-    encoded = {**images, "items": {"type": "string", "description": "base64, or a data URI with ;base64"}}
-
-    def body(items: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "schema": {
-                "type": "object",
-                "required": ["images"],
-                "properties": {"images": items, **properties},
-                "additionalProperties": False,
-            }
-        }
-
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    seconds = {"type": "number", "exclusiveMinimum": 0}
-    return {
-        "post": {
-            "summary": summary,
-            "security": _KEYS,
-            "parameters": [
-                {"name": name, "in": "query", "schema": schema, "description": schema.get("description", "")}
-                for name, schema in properties.items()
-            ]
-            + [
-                {
-                    "name": TIMEOUT_HEADER,
-                    "in": "header",
-                    "schema": seconds,
-                    "description": "Seconds the request may take, up to the service's own limit.",
-                }
-            ],
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "multipart/form-data": body(files),
-                    JSON: body(encoded),
-                    "image/*": binary,
-                    "application/octet-stream": binary,
-                },
-            },
-            "responses": {
-                "200": {
-                    "description": "One result for each image, in order",
-                    "content": {JSON: _schema(reply), NPY: binary, ARROW: binary},
-                },
-                **_problems(*_ERRORS),
-            },
-        }
-    }
-
-
-def _object(required: str = "", **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "required": required.split(), "properties": properties}
-
-
-def _schemas() -> dict[str, Any]:
-    text, number, integer, flag = ({"type": kind} for kind in ("string", "number", "integer", "boolean"))
-
-    def many(item: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "array", "items": item}
-
-    prediction = _object("label index score", label=text, index=integer, score=number)
-    model = {"name": text, "artifact": text, "precision": text, "runtime": text}
-    named = _object("name artifact precision runtime", **model)
-    failed = _object("error", error=_object("status title detail", status=integer, title=text, detail=text))
-    classified = {
-        "anyOf": [_object("predictions", predictions=many(prediction)), _object("scores", scores=text), failed]
-    }
-    embedded = {"anyOf": [_object("embedding", embedding={"anyOf": [many(number), text]}), failed]}
-    described = _object(
-        "name artifact_sha256 image_size dim num_classes labels ready",
-        **model,
-        artifact_sha256=text,
-        image_size=many(integer),
-        dim=integer,
-        num_classes=integer,
-        labels=many(text),
-        preprocess=text,
-        reduced_scale=flag,
-        ready=flag,
-    )
-    return {
-        "ClassifyReply": _object("model results", model=named, results=many(classified)),
-        "EmbedReply": _object("model dim results", model=named, dim=integer, results=many(embedded)),
-        "Model": described,
-        "Models": _object("models", models=many({"$ref": "#/components/schemas/Model"})),
-        "Status": _object("status", status=text),
-        "Problem": _object(
-            "type title status detail instance",
-            type=text,
-            title=text,
-            status=integer,
-            detail=text,
-            instance=text,
-            errors=many(_object("index status title detail", index=integer, status=integer, title=text, detail=text)),
-            retry_after_seconds=integer,
-        ),
-    }
+async def docs(_: Request, __: Worker | None) -> Response:
+    """`GET /docs`."""
+    return HTMLResponse(docs_page())
 
 
 @cache
@@ -235,7 +70,3 @@ curl --data-binary @cat.jpg -H "content-type: image/jpeg" -H "accept: applicatio
 {sections}
 </body></html>
 """
-
-
-if __name__ == "__main__":
-    print(json.dumps(openapi(), indent=2))

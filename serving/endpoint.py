@@ -1,4 +1,4 @@
-"""What every route shares: a request id, errors as problem documents, counts, and a worker that has started."""
+"""What every route shares: a record with its id, errors in the form of its face, counts, traces, logs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -16,9 +16,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.body import BodyTooLarge
-from serving.inference import RejectedImages, was_read
 from serving.loader import Loader
-from serving.replies import PROBLEM, problem
+from serving.observing.log import log_request
+from serving.observing.record import Record
+from serving.observing.trace import TRACEPARENT, PassOn
+from serving.replies import ErrorReply, problem
+from serving.road import RejectedImages
 from serving.worker import Worker
 from sovit.errors import Draining, NotReady, Refused, SoViTError, Unauthorized
 
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LINGER_SECONDS: Final = 2.0
 _CLIENT_GONE: Final = 499  # of the metrics only
+_PASS_ON: Final = PassOn()
 
 
 class NoRoute(SoViTError):
@@ -37,6 +41,7 @@ class NoRoute(SoViTError):
         self.status, self.title, self.headers = int(status), status.phrase, headers
 
 
+WriteError = Callable[[SoViTError, str, Mapping[int, SoViTError]], ErrorReply]
 NeedsWorker = Callable[[Request, Worker], Awaitable[Response]]
 MayNeedWorker = Callable[[Request, Worker | None], Awaitable[Response]]
 
@@ -52,34 +57,49 @@ def needs_worker(handler: NeedsWorker) -> MayNeedWorker:
     return checked
 
 
-def endpoint(loader: Loader, route: str, handler: MayNeedWorker) -> ASGIApp:
-    """Make an ASGI application of a handler."""
+def endpoint(
+    loader: Loader, route: str, handler: MayNeedWorker, write_error: WriteError = problem, *, told: bool = False
+) -> ASGIApp:
+    """Make an ASGI application of a handler.
+
+    `told` is for what clients come for: it makes spans, and lines in the log where these are wanted.
+    """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        began = time.perf_counter()
-        request_id = _request_id(request)
+        record = request.state.record = Record(_request_id(request), time.monotonic())
         worker = loader.worker
+        tracer = worker.tracer if worker is not None and told else _PASS_ON
+        trace = tracer.begin(request.headers, request.method, route)
         response: Response | None
         try:
             response = await handler(request, worker)
         except SoViTError as error:
             if worker is not None and isinstance(error, Refused):
                 worker.metrics.rejected.labels(error.reason).inc()
-            response = _problem_response(error, request_id, request)
+            response = _error_response(error, record, request, write_error)
         except ClientDisconnect:
             response = None  # nobody is there to read one
         except Exception:
-            logger.exception("request %s failed", request_id)
-            response = _problem_response(
-                SoViTError("something failed on our side; quote the request id."), request_id, request
-            )
+            logger.exception("request failed", extra={"request_id": record.request_id})
+            failure = SoViTError("something failed on our side; quote the request id.")
+            response = _error_response(failure, record, request, write_error)
+        now = time.monotonic()
+        seconds = now - record.began
+        status = _CLIENT_GONE if response is None else response.status_code
         if worker is not None:
-            status = _CLIENT_GONE if response is None else response.status_code
-            worker.metrics.on_request(route, status, time.perf_counter() - began)
+            worker.metrics.on_request(route, status, seconds, record)
+            if told and status == HTTPStatus.OK:
+                worker.recent.on_reply(seconds)
+            if told and worker.config.log_requests:
+                log_request(record, request.method, route, status, seconds, trace.traceparent)
+        trace.end(record, status)
         if response is None:
             return
-        response.headers["x-request-id"] = request_id
+        response.headers["x-request-id"] = record.request_id
+        response.headers[TRACEPARENT] = trace.traceparent
+        if record.stages:
+            response.headers["server-timing"] = record.server_timing(now)
         if (worker is not None and worker.door.draining) or _is_endless(request):
             response.headers["connection"] = "close"
         try:
@@ -128,8 +148,8 @@ class _LingeringResponse(Response):
             pass
 
 
-def _problem_response(error: SoViTError, request_id: str, request: Request) -> Response:
-    items = error.items if isinstance(error, RejectedImages) else None
+def _error_response(error: SoViTError, record: Record, request: Request, write: WriteError) -> Response:
+    items = error.items if isinstance(error, RejectedImages) else {}
     headers = dict(error.headers) if isinstance(error, NoRoute) else {}
     if isinstance(error, Refused):
         headers["retry-after"] = str(error.retry_after)
@@ -139,14 +159,15 @@ def _problem_response(error: SoViTError, request_id: str, request: Request) -> R
         headers["www-authenticate"] = "Bearer"
     ends = "close" in (headers.get("connection"), request.headers.get("connection", "").lower())
     # A client that waits to be told to go on has sent nothing that could be thrown away.
-    unread = request.method == "POST" and not was_read(request) and "expect" not in request.headers
+    unread = request.method == "POST" and not record.was_read and "expect" not in request.headers
     kind = _LingeringResponse if unread and (ends or _is_endless(request)) else Response
-    return kind(problem(error, request_id, items), error.status, headers, PROBLEM)
+    reply = write(error, record.request_id, items)
+    return kind(reply.content, reply.status, headers, reply.media_type)
 
 
 def _is_endless(request: Request) -> bool:
     """Whether what is unread of a body may go on for ever: the server would go on to read it after the answer."""
-    return not was_read(request) and "transfer-encoding" in request.headers
+    return not request.state.record.was_read and "transfer-encoding" in request.headers
 
 
 def _request_id(request: Request) -> str:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +37,19 @@ Image = NDArray[np.uint8]
 Outputs = dict[str, NDArray[np.float32]]
 
 
+class Result(NamedTuple):
+    """An image's rows of the outputs, and when its run began and ended (`time.monotonic()`)."""
+
+    outputs: Outputs
+    began: float
+    ended: float
+
+
 @dataclass(frozen=True, eq=False)
 class _Job:
     image_YXC: Image
     deadline: float
-    future: Future[Outputs]
+    future: Future[Result]
 
 
 class Engine:
@@ -122,8 +130,8 @@ class Engine:
         """Images waiting."""
         return len(self._queue)
 
-    def submit(self, image_YXC: Image, deadline: float, future: Future[Outputs]) -> None:
-        """Queue one image; `deadline` is a `time.monotonic()` value. The future gets its rows of the outputs.
+    def submit(self, image_YXC: Image, deadline: float, future: Future[Result]) -> None:
+        """Queue one image; `deadline` is a `time.monotonic()` value. The future gets its result.
 
         It raises `DeadlineExceeded`, `RuntimeFailure`, or `NotReady` where no work is taken; cancelling it while it
         waits frees its place.
@@ -136,7 +144,7 @@ class Engine:
         if future.set_running_or_notify_cancel():
             future.set_exception(NotReady("the service is not ready."))
 
-    def forget(self, futures: Sequence[Future[Outputs]]) -> None:
+    def forget(self, futures: Sequence[Future[Result]]) -> None:
         """Cancel what still waits of these and take it out of the queue at once."""
         for future in futures:
             future.cancel()
@@ -184,14 +192,16 @@ class Engine:
         return jobs
 
     def _run_batch(self, number: int, jobs: list[_Job]) -> None:
+        began = time.monotonic()
         try:
-            self._stuck_at[number] = time.monotonic() + self._patience(len(jobs))
+            self._stuck_at[number] = began + self._patience(len(jobs))
             try:
                 outputs = self._runtimes[number].run(np.stack([job.image_YXC for job in jobs]))
             finally:
                 self._stuck_at[number] = None
             if not all(np.isfinite(values).all() for values in outputs.values()):
                 raise RuntimeFailure("the model's outputs for this image are not finite.")
+            ended = time.monotonic()
             rows = [{name: values[row] for name, values in outputs.items()} for row in range(len(jobs))]
         except Exception as error:
             if len(jobs) > 1:
@@ -203,7 +213,7 @@ class Engine:
             jobs[0].future.set_exception(failure)
             return
         for job, row in zip(jobs, rows, strict=True):
-            job.future.set_result(row)
+            job.future.set_result(Result(row, began, ended))
 
 
 def _warm(runtime: Runtime, image_YXC: Image, size: int) -> float:

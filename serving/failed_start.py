@@ -12,18 +12,16 @@ import sys
 from pathlib import Path
 from typing import Final, NoReturn
 
-from serving.config import ENVIRONMENT_VARIABLE
+from serving.scratch import own_settings
 from sovit.errors import SoViTError
 
-SCRATCH_PREFIX: Final = "sovit-serve-"  # of the folder that `sovit serve` keeps its settings in
 _STATUS: Final = "failed"
 
 
 def give_up(error: SoViTError) -> NoReturn:
     """In the worker: say why, and end the whole service."""
-    folder = Path(os.environ.get(ENVIRONMENT_VARIABLE, "")).parent
-    if folder.name.startswith(SCRATCH_PREFIX):  # nobody else's folder gets a file of ours
-        (folder / _STATUS).write_text(str(error.exit_code), encoding="utf-8")
+    if (settings := own_settings()) is not None:
+        (settings.parent / _STATUS).write_text(str(error.exit_code), encoding="utf-8")
     os.kill(os.getppid(), signal.SIGTERM)
     end_process(error)
 

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
-from serving.docs import docs_page, openapi
-from serving.metrics import CONTENT_TYPE
+from serving.model import ServedModel
+from serving.observing.metrics import CONTENT_TYPE
+from serving.observing.recent import WINDOW_SECONDS
+from serving.road import enter_key
 from serving.schema import JSON
-from serving.worker import Worker
-from sovit.errors import Draining, Forbidden, NotReady
+from serving.worker import Worker, require_alive, require_ready
+from sovit.errors import Forbidden
 
 
 async def livez(_: Request, worker: Worker | None) -> Response:
     """`GET /livez`: false when a lane of the engine is dead or stuck. A worker that loads its model is alive."""
-    if worker is not None and not worker.engine.alive:
-        raise NotReady("a lane of the engine is dead or stuck.")
+    require_alive(worker)
     return Response(b'{"status":"alive"}', media_type=JSON)
 
 
 async def readyz(_: Request, worker: Worker) -> Response:
-    """`GET /readyz`: true once every lane is warm, until it drains."""
-    if worker.door.draining:
-        raise Draining("the service is shutting down.")
-    if not worker.engine.ready:
-        raise NotReady("the service is not ready.")
+    """`GET /readyz`: true once every lane of every model is warm, until it drains."""
+    require_ready(worker)
     return Response(b'{"status":"ready"}', media_type=JSON)
 
 
@@ -33,7 +31,7 @@ async def metrics(request: Request, worker: Worker) -> Response:
     """`GET /metrics` for Prometheus. Beside the requests of clients it takes an admin key where there are keys."""
     if worker.keys is not None and not worker.config.operations_port:
         worker.keys.require_admin(request.headers)
-    text = worker.metrics.render(queue_images=worker.engine.depth, inflight=worker.door.requests)
+    text = worker.metrics.render(worker.models, inflight=worker.door.requests)
     return Response(text, headers={"content-type": CONTENT_TYPE})
 
 
@@ -48,47 +46,54 @@ async def drain(request: Request, worker: Worker) -> Response:
 
 
 async def model(request: Request, worker: Worker) -> Response:
-    """`GET /model`: the served model. Its ETag is the artifact's hash."""
-    _require_key(request, worker)
-    etag = f'"{worker.artifact}"'
+    """`GET /model`: the model of the query, or the first. Its ETag is the artifact's hash."""
+    enter_key(request, worker)
+    found = worker.models.find(request.query_params.get("model"))
+    etag = f'"{found.artifact}"'
     headers = {"etag": etag, "cache-control": "no-cache"}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if known & {etag, "*"}:
         return Response(status_code=304, headers=headers)
-    return Response(orjson.dumps(_entry(worker)), headers=headers, media_type=JSON)
+    return Response(orjson.dumps(_entry(worker, found)), headers=headers, media_type=JSON)
 
 
 async def models(request: Request, worker: Worker) -> Response:
     """`GET /models`: all of them."""
-    _require_key(request, worker)
-    return Response(orjson.dumps({"models": [_entry(worker)]}), media_type=JSON)
+    enter_key(request, worker)
+    return Response(orjson.dumps({"models": [_entry(worker, found) for found in worker.models]}), media_type=JSON)
 
 
-async def openapi_json(_: Request, __: Worker | None) -> Response:
-    """`GET /openapi.json`."""
-    return Response(orjson.dumps(openapi()), media_type=JSON)
+async def stats(request: Request, worker: Worker) -> Response:
+    """`GET /stats`: the last minute, for the page."""
+    enter_key(request, worker)
+    document = {
+        "ready": worker.models.ready,
+        "draining": worker.door.draining,
+        "window_seconds": WINDOW_SECONDS,
+        "requests": {"inflight": worker.door.requests, **worker.recent.requests()},
+        "models": [
+            {
+                "name": found.name,
+                "queue_images": found.engine.depth,
+                "batch_images": worker.recent.batch_images(found.name),
+                "ready": found.engine.ready,
+            }
+            for found in worker.models
+        ],
+    }
+    return Response(orjson.dumps(document), headers={"cache-control": "no-store"}, media_type=JSON)
 
 
-async def docs(_: Request, __: Worker | None) -> Response:
-    """`GET /docs`."""
-    return HTMLResponse(docs_page())
-
-
-def _require_key(request: Request, worker: Worker) -> None:
-    if worker.keys is not None:
-        worker.keys.find(request.headers)
-
-
-def _entry(worker: Worker) -> dict[str, object]:
-    spec = worker.spec
+def _entry(worker: Worker, found: ServedModel) -> dict[str, object]:
+    spec = found.spec
     return {
-        **worker.model,
-        "artifact_sha256": worker.artifact,
+        **found.summary,
+        "artifact_sha256": found.artifact,
         "image_size": spec.model.image_size,
         "dim": spec.model.width,
         "num_classes": spec.model.num_classes,
         "labels": spec.labels,
         "preprocess": spec.preprocess.summary,
         "reduced_scale": worker.config.decode.reduced_scale,
-        "ready": worker.engine.ready and not worker.door.draining,
+        "ready": found.engine.ready and not worker.door.draining,
     }

@@ -13,10 +13,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from serving.model import ServedModel
 from serving.schema import MEDIA_TYPES, ClassifyOptions, DType, EmbedOptions, Encoding
 from sovit.errors import SoViTError
 from sovit.predict import to_classifications, to_embeddings, to_scores
-from sovit.spec import ModelSpec
 
 PROBLEM: Final = "application/problem+json"
 Floats = NDArray[np.float32]
@@ -24,22 +24,22 @@ Results = Sequence[Mapping[str, Floats] | SoViTError]  # one for each image: its
 
 
 class Reply(NamedTuple):
-    """A body and its media type."""
+    """A body, its media type, and headers of its own."""
 
     content: bytes
     media_type: str
+    headers: Mapping[str, str] | None = None
 
 
-def classify_reply(
-    model: dict[str, Any], spec: ModelSpec, results: Results, options: ClassifyOptions, encoding: Encoding
-) -> Reply:
+def classify_reply(model: ServedModel, results: Results, options: ClassifyOptions, encoding: Encoding) -> Reply:
     """Classifications in the order of the images; an error takes the place of its item."""
-    logits_BL = _rows(results, "logits")
+    spec = model.spec
+    logits_BL = rows(results, "logits")
     if encoding in ("npy", "base64"):
         scores_BL = to_scores(logits_BL, spec.score)
         if encoding == "npy":
             return _npy(scores_BL, options.dtype)
-        items: list[Any] = [{"scores": text} for text in _base64(scores_BL, options.dtype)]
+        items: list[Any] = [{"scores": text} for text in base64_rows(scores_BL, options.dtype)]
     else:
         found = to_classifications(logits_BL, spec.labels, spec.score, options.top_k)
         if encoding == "arrow":
@@ -56,30 +56,36 @@ def classify_reply(
             }
             for classification in found
         ]
-    return _json({"model": model, "results": _places(results, items)})
+    return _json({"model": model.summary, "results": _places(results, items)})
 
 
-def embed_reply(
-    model: dict[str, Any], spec: ModelSpec, results: Results, options: EmbedOptions, encoding: Encoding
-) -> Reply:
+def embed_reply(model: ServedModel, results: Results, options: EmbedOptions, encoding: Encoding) -> Reply:
     """Embeddings in the order of the images; an error takes the place of its item."""
-    embeddings_BD = to_embeddings(_rows(results, "pre_logits"), options.normalize)
+    embeddings_BD = to_embeddings(rows(results, "pre_logits"), options.normalize)
     if encoding == "npy":
         return _npy(embeddings_BD, options.dtype)
-    dim = spec.model.width
+    dim = model.spec.model.width
     if encoding == "arrow":
         from serving.arrow import embedding_stream
 
         narrow_BD = embeddings_BD.astype(options.dtype)
         return Reply(embedding_stream(_places(results, list(narrow_BD)), dim, options.dtype), MEDIA_TYPES["arrow"])
     if encoding == "base64":
-        items: list[Any] = [{"embedding": text} for text in _base64(embeddings_BD, options.dtype)]
+        items: list[Any] = [{"embedding": text} for text in base64_rows(embeddings_BD, options.dtype)]
     else:
         items = [{"embedding": embedding_D} for embedding_D in embeddings_BD.astype(options.dtype)]
-    return _json({"model": model, "dim": dim, "results": _places(results, items)})
+    return _json({"model": model.summary, "dim": dim, "results": _places(results, items)})
 
 
-def problem(error: SoViTError, request_id: str, items: Mapping[int, SoViTError] | None = None) -> bytes:
+class ErrorReply(NamedTuple):
+    """An error in the form of a face."""
+
+    status: int
+    content: bytes
+    media_type: str
+
+
+def problem(error: SoViTError, request_id: str, items: Mapping[int, SoViTError]) -> ErrorReply:
     """An RFC 9457 problem document. `items` are the errors of single images, by index."""
     document: dict[str, Any] = {
         "type": f"urn:sovit:problem:{error.title.lower().replace(' ', '-')}",
@@ -93,13 +99,13 @@ def problem(error: SoViTError, request_id: str, items: Mapping[int, SoViTError] 
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         document["retry_after_seconds"] = retry_after
-    return orjson.dumps(document)
+    return ErrorReply(error.status, orjson.dumps(document), PROBLEM)
 
 
-def _rows(results: Results, name: str) -> Floats:
+def rows(results: Results, name: str) -> Floats:
     """One output of all images that have a result, [B, ...]."""
-    rows = [result[name] for result in results if not isinstance(result, SoViTError)]
-    return np.stack(rows) if rows else np.empty((0, 1), np.float32)
+    found = [result[name] for result in results if not isinstance(result, SoViTError)]
+    return np.stack(found) if found else np.empty((0, 1), np.float32)
 
 
 def _places(results: Results, items: Sequence[Any]) -> list[Any]:
@@ -113,7 +119,8 @@ def _json(document: dict[str, Any]) -> Reply:
     return Reply(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA_TYPES["json"])
 
 
-def _base64(values_BK: Floats, dtype: DType) -> list[str]:
+def base64_rows(values_BK: Floats, dtype: DType) -> list[str]:
+    """Each row as base64 of its little-endian numbers."""
     little = np.dtype(dtype).newbyteorder("<")
     return [b64encode(values_K.astype(little).tobytes()).decode() for values_K in values_BK]
 

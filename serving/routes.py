@@ -1,8 +1,12 @@
-"""Requests to their endpoints by one look into a table, before Starlette's router and middleware would go to work."""
+"""Requests to their endpoints by one look into a table, before Starlette's router and middleware would go to work.
+
+Paths with a name in them, such as `/v2/models/{model}`, are looked for where the table has nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from typing import NamedTuple
@@ -33,21 +37,24 @@ class Application(Starlette):
     def __init__(
         self,
         loader: Loader,
-        routes: list[Route],
+        routes: Iterable[Route],
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] = _no_lifespan,
     ) -> None:
         super().__init__(lifespan=lifespan)
         self.state.loader = loader
         self.paths: dict[str, dict[str, ASGIApp]] = {}
+        self._templates: dict[str, re.Pattern[str]] = {}
         self._no_path = refuse(loader, HTTPStatus.NOT_FOUND, "no such path.", {})
         self._wrong_method: dict[str, ASGIApp] = {}
         self._loader = loader
         self.add(routes)
 
-    def add(self, routes: list[Route]) -> None:
+    def add(self, routes: Iterable[Route]) -> None:
         """Take more routes."""
         for path, method, endpoint in routes:
             methods = ("GET", "HEAD") if method == "GET" else (method,)
+            if "{" in path:
+                self._templates[path] = re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(path)))
             self.paths.setdefault(path, {}).update(dict.fromkeys(methods, endpoint))
             self._wrong_method[path] = refuse(
                 self._loader,
@@ -62,7 +69,17 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
             return
         path = scope["path"]
+        if path not in self.paths:
+            path = self._template_of(path, scope)
         endpoint = self._no_path
         if (methods := self.paths.get(path)) is not None:
             endpoint = methods.get(scope["method"]) or self._wrong_method[path]
         await endpoint(scope, receive, send)
+
+    def _template_of(self, path: str, scope: Scope) -> str:
+        """The template that a path fits, whose names it puts into the scope; the path itself where there is none."""
+        for template, pattern in self._templates.items():
+            if (found := pattern.fullmatch(path)) is not None:
+                scope["path_params"] = found.groupdict()
+                return template
+        return path

@@ -17,6 +17,7 @@ from serving.config import read_serve_config
 from serving.failed_start import give_up
 from serving.keys import read_keys
 from serving.loader import Loader
+from serving.observing.log import log_as_json
 from serving.protocol import use_bounded_protocol
 from sovit.errors import SoViTError
 
@@ -32,6 +33,9 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+if sys.argv[1:2] == ["serve"] or "--worker-id" in sys.argv:
+    log_as_json()
+
 loader = Loader(give_up)
 if "--worker-id" in sys.argv:  # not in the supervisor, which imports this module too
     _end_with_parent()
@@ -43,7 +47,7 @@ import bentoml  # noqa: E402
 
 from serving.app import create_app  # noqa: E402
 
-app = create_app(loader)
+app = create_app(loader, own_process=True)
 
 
 class OurRoutesFirst:

@@ -1,46 +1,63 @@
-"""What a started worker holds: the model in its engine, and everything a request is measured against."""
+"""What a started worker holds: the models, and everything a request is measured against."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from serving.config import ServeConfig
 from serving.decoders import Decoders
 from serving.door import Door
-from serving.engine import Engine
 from serving.keys import KeyFile
 from serving.memory import give_back_large_blocks
-from serving.metrics import Metrics
-from serving.store import artifact_folder
-from sovit.artifact import Artifact, check_files, read_manifest
+from serving.model import OnBatch, ServedModel, load_model
+from serving.models import Models
+from serving.observing.metrics import Metrics
+from serving.observing.recent import Recent
+from serving.observing.trace import Tracer, open_tracer
 from sovit.cores import available_cores
-from sovit.runtime.open import is_compiled, open_lanes, setting_for
-from sovit.spec import ModelSpec
+from sovit.errors import Draining, NotReady
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One artifact, warmed and taking work. `model` is what replies say about it, `artifact` its whole hash."""
+    """Models, warmed and taking work."""
 
     config: ServeConfig
-    spec: ModelSpec
-    model: dict[str, Any]
-    artifact: str
-    engine: Engine
+    models: Models
     decoders: Decoders
     door: Door
     keys: KeyFile | None
     metrics: Metrics
+    recent: Recent
+    tracer: Tracer
+    on_batch: OnBatch
+
+    def load(self, name: str, reference: str) -> ServedModel:
+        """Load another artifact under a name, as those of the start were."""
+        return load_model(name, reference, self.config, self.on_batch)
 
     def close(self) -> None:
-        """Finish what was accepted, then free the engine."""
+        """Finish what was accepted, then free the engines."""
         self.decoders.close()
-        self.engine.close()
+        self.models.close()
+        self.tracer.close()
+
+
+def require_alive(worker: Worker | None) -> None:
+    """Raise `NotReady` when a lane is dead or stuck. A worker that still loads its models is alive."""
+    if worker is not None and not worker.models.alive:
+        raise NotReady("a lane of the engine is dead or stuck.")
+
+
+def require_ready(worker: Worker) -> None:
+    """Raise `NotReady` unless every model takes requests."""
+    if worker.door.draining:
+        raise Draining("the service is shutting down.")
+    if not worker.models.ready:
+        raise NotReady("the service is not ready.")
 
 
 def _is_no_clients_fault(record: logging.LogRecord) -> bool:
@@ -49,47 +66,26 @@ def _is_no_clients_fault(record: logging.LogRecord) -> bool:
 
 
 def start_worker(config: ServeConfig) -> Worker:
-    """Verify the artifact, load it into every lane and warm it on exactly the shapes to be served."""
+    """Load every artifact into its lanes and warm it, one after another."""
     give_back_large_blocks()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # they quote what is in the images
     logging.getLogger("uvicorn.error").addFilter(_is_no_clients_fault)
     keys = KeyFile(Path(config.keys)) if config.keys else None
-    folder = artifact_folder(config.artifact)
-    manifest = read_manifest(folder)
-    artifact = Artifact(folder, manifest)
-    setting = setting_for(
-        artifact, config.tuned_for, runtime=config.runtime, threads=config.threads, lanes=config.lanes,
-        batch=config.max_batch,
-    )  # fmt: skip
-    with ThreadPoolExecutor(1) as pool:
-        checked = pool.submit(check_files, artifact)
-        # Files are hashed while what was compiled of them is loaded; but nothing is compiled, and kept for the next
-        # start, of files that have not been checked.
-        if not is_compiled(artifact, setting):
-            checked.result()
-        try:
-            runtimes = open_lanes(artifact, setting, keep_compiled=True)
-        finally:
-            checked.result()  # a file that was changed is the better explanation of a failed load
-    metrics = Metrics()
-    engine = Engine(runtimes, max_batch=setting.batch, on_batch=metrics.on_batch)
-    images, _ = artifact.reference()
-    engine.start(images[0], every_size=bool(config.max_batch))
+    tracer = open_tracer(config.trace_endpoint, config.trace_ratio)
+    metrics, recent = Metrics(), Recent()
+
+    def on_batch(model: str, images: int, seconds: float) -> None:
+        metrics.on_batch(model, images, seconds)
+        recent.on_batch(model, images)
+
     return Worker(
         config=config,
-        spec=manifest,
-        model={
-            "name": config.name or manifest.name,
-            "artifact": artifact.sha256[:12],
-            "precision": manifest.precision,
-            "runtime": setting.runtime,
-        },
-        artifact=artifact.sha256,
-        engine=engine,
+        models=Models([load_model(name, where, config, on_batch) for name, where in config.artifacts.items()]),
         decoders=Decoders(config.decode_threads or available_cores() + 1),
-        door=Door(
-            max_images=config.max_queue, max_bytes=config.max_queue_bytes, seconds_per_image=engine.seconds_per_image
-        ),
+        door=Door(max_images=config.max_queue, max_bytes=config.max_queue_bytes),
         keys=keys,
         metrics=metrics,
+        recent=recent,
+        tracer=tracer,
+        on_batch=on_batch,
     )

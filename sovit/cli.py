@@ -10,13 +10,18 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from sovit import __version__
 from sovit.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, SoViTError
+
+if TYPE_CHECKING:
+    from sovit.client import Client
+    from sovit.predict import Predictor
 
 EXIT_INTERRUPTED: Final = 130
 _EXTRA_OF: Final = {
@@ -183,22 +188,33 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add_argument("--rounds", type=int, default=7, help="timed turns of each setting (default: %(default)s)")
     with_json(tune)
 
+    def with_images(added: argparse.ArgumentParser) -> None:
+        target = added.add_argument("target", metavar="ARTIFACT|URL", help="not with --url")
+        images = added.add_argument("images", metavar="IMAGE", nargs="+", default=[])
+        target.required = images.required = False  # with --url the first may be an image, and the only one
+        added.add_argument("--url", help="a running service: all other arguments are images")
+        added.add_argument("--model", metavar="NAME", help="which of the service's models (default: its first)")
+        added.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds the service's API key")
+
     classify = command("classify", _classify, "classify images")
-    classify.add_argument("target", metavar="ARTIFACT|URL")
-    classify.add_argument("images", metavar="IMAGE", nargs="+")
+    with_images(classify)
     classify.add_argument("--top-k", type=int, default=5)
     classify.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON there")
     with_json(classify)
 
     embed = command("embed", _embed, "embed images")
-    embed.add_argument("target", metavar="ARTIFACT|URL")
-    embed.add_argument("images", metavar="IMAGE", nargs="+")
+    with_images(embed)
     embed.add_argument("--no-normalize", action="store_true", help="leave the vectors at their own length")
     embed.add_argument("--out", type=Path, metavar="FILE", help="write float32 [B, D] as .npy; a failed image is NaN")
     with_json(embed)
 
-    serve = command("serve", _in_checkout("serving.command", "serve"), "serve an artifact over HTTP")
-    serve.add_argument("artifact", metavar="ARTIFACT|NAME=ARTIFACT", help="a folder, or bentoml:TAG")
+    serve = command("serve", _in_checkout("serving.command", "serve"), "serve artifacts over HTTP")
+    serve.add_argument(
+        "artifacts",
+        nargs="+",
+        metavar="ARTIFACT|NAME=ARTIFACT",
+        help="a folder, or bentoml:TAG; the first is the default",
+    )
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default: 3000)")
     serve.add_argument("--runtime", help="engine to run the artifact in")
@@ -218,6 +234,10 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--keys", metavar="FILE", help="JSON file of clients' keys; without it everybody may ask")
     serve.add_argument("--operations-port", type=int, help="answer probes, metrics and drain there and nowhere else")
     serve.add_argument("--operations-host", help="address of the operations port (default: 127.0.0.1)")
+    serve.add_argument("--trace-endpoint", metavar="URL", help="OTLP collector to send traces to over HTTP")
+    serve.add_argument("--trace-ratio", type=float, help="share of the traces that begin here (default: 1)")
+    serve.add_argument("--log-requests", action="store_true", help="log every request as a line of JSON")
+    serve.add_argument("--no-page", action="store_true", help="leave out the page at /")
     serve.add_argument(
         "--reduced-scale", action="store_true", help="decode large JPEGs at 1/2 to 1/8, still twice the model's size"
     )
@@ -346,7 +366,12 @@ def _classify(arguments: argparse.Namespace) -> Result:
 
     if arguments.top_k < 1:
         raise ConfigError(f"--top-k is {arguments.top_k}, it must be at least 1.")
-    found, failed = _each(arguments, lambda model, image: model.classify([image], top_k=arguments.top_k)[0])
+    top_k = arguments.top_k
+    found, failed = _each(
+        arguments,
+        lambda predictor, image: predictor.classify([image], top_k)[0],
+        lambda client, images: client.classify_each(images, top_k),
+    )
     results = [
         {"image": image, **({"error": str(value)} if isinstance(value, SoViTError) else asdict(value))}
         for image, value in found
@@ -368,7 +393,11 @@ def _embed(arguments: argparse.Namespace) -> Result:
     from rich.table import Table
 
     normalize = not arguments.no_normalize
-    found, failed = _each(arguments, lambda model, image: model.embed([image], normalize=normalize)[0])
+    found, failed = _each(
+        arguments,
+        lambda predictor, image: predictor.embed([image], normalize)[0],
+        lambda client, images: client.embed_each(images, normalize),
+    )
     vectors = [value for _, value in found if not isinstance(value, SoViTError)]
     if arguments.out and vectors:
         gap = np.full_like(vectors[0], np.nan)
@@ -389,22 +418,52 @@ def _embed(arguments: argparse.Namespace) -> Result:
     return Result({"results": results}, table, EXIT_FAILED if failed else 0)
 
 
-def _each(arguments: argparse.Namespace, call: Callable[[Any, str], Any]) -> tuple[list[tuple[str, Any]], bool]:
-    """Call a model image by image: one that fails is reported beside the others. True if any did."""
-    from sovit.client import Client
+def _each(
+    arguments: argparse.Namespace,
+    local: Callable[[Predictor, str], Any],
+    remote: Callable[[Client, list[str]], Iterable[Any]],
+) -> tuple[list[tuple[str, Any]], bool]:
+    """Each image with its result or its own error, from an artifact or a service. True if any failed."""
+    words = [word for word in (arguments.target, *arguments.images) if word is not None]
+    target = arguments.url if arguments.url is not None or not words else words.pop(0)
+    if not words:
+        raise ConfigError("give at least one image: ARTIFACT|URL IMAGE..., or --url URL IMAGE...")
+    if arguments.url is None and not target.lower().startswith(("http://", "https://")):
+        if arguments.model is not None or arguments.key_file is not None:
+            raise ConfigError("--model and --key-file are for a service; give its --url.")
+        values = _from_artifact(target, words, local)
+    else:
+        from sovit.client import Client
+
+        key = "" if arguments.key_file is None else _read_key(arguments.key_file)
+        with Client(target, api_key=key, model=arguments.model or "") as client:
+            values = list(remote(client, words))
+    return list(zip(words, values, strict=True)), any(isinstance(value, SoViTError) for value in values)
+
+
+def _from_artifact(folder: str, images: list[str], call: Callable[[Predictor, str], Any]) -> list[Any]:
     from sovit.errors import InvalidImage, UnsupportedImage
     from sovit.predict import load_artifact
 
-    is_url = arguments.target.startswith(("http://", "https://"))
-    model = Client(arguments.target) if is_url else load_artifact(arguments.target)
-    found: list[tuple[str, Any]] = []
-    for image in arguments.images:
-        try:
-            found.append((image, call(model, image)))
-        except (InvalidImage, UnsupportedImage) as error:
-            found.append((image, error))
-    model.close()
-    return found, any(isinstance(value, SoViTError) for _, value in found)
+    values: list[Any] = []
+    with closing(load_artifact(folder)) as predictor:
+        for image in images:
+            try:
+                values.append(call(predictor, image))
+            except (InvalidImage, UnsupportedImage) as error:
+                values.append(error)
+    return values
+
+
+def _read_key(path: Path) -> str:
+    """The key in a file of its own, which keeps it off the command line and so out of the list of processes."""
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a key: {getattr(error, 'strerror', error)}.") from error
+    if not key:
+        raise ConfigError(f"{path} holds no key.")
+    return key
 
 
 def _cell(value: object, style: str = "") -> Any:

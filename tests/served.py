@@ -17,9 +17,10 @@ from starlette.types import Message
 
 import serving.app
 import serving.loader
-import serving.worker
+import serving.model
 from serving.config import ServeConfig
 from serving.loader import Loader
+from serving.model import ServedModel
 from serving.worker import Worker
 from sovit.artifact import Artifact
 from sovit.errors import SoViTError
@@ -31,10 +32,11 @@ JPEG = {"content-type": "image/jpeg"}
 
 @contextmanager
 def running(artifact: Artifact, runtime: FakeRuntime | None = None, **changes: Any) -> Iterator[TestClient]:
-    config = ServeConfig(artifact=str(artifact.folder), runtime="fake", **changes)
+    settings = {"artifacts": {"tiny": str(artifact.folder)}, "runtime": "fake"} | changes
+    config = ServeConfig(**settings)
     patch = pytest.MonkeyPatch()
     if runtime is not None:
-        patch.setattr(serving.worker, "open_lanes", lambda *_, **__: [runtime])
+        patch.setattr(serving.model, "open_lanes", lambda *_, **__: [runtime])
     failures: list[SoViTError] = []
     app = serving.app.create_app(Loader(failures.append), lambda: config)
     try:
@@ -53,6 +55,10 @@ def running(artifact: Artifact, runtime: FakeRuntime | None = None, **changes: A
 def worker_of(client: TestClient) -> Worker:
     worker: Worker = client.app.state.loader.worker  # type: ignore[attr-defined]
     return worker
+
+
+def model_of(client: TestClient) -> ServedModel:
+    return worker_of(client).models.find(None)
 
 
 def assert_problem(response: Any, status: int, detail: str = "") -> dict[str, Any]:

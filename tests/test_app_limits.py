@@ -18,6 +18,7 @@ from tests.served import (
     JPEG,
     assert_problem,
     huge_png,
+    model_of,
     post_in_thread,
     post_raw,
     running,
@@ -32,7 +33,7 @@ def test_a_full_queue_answers_429_and_recovers(exported: Artifact) -> None:
     with running(exported, runtime, max_queue=3, max_images=2, max_batch=1) as client:
         runtime.gate.clear()
         runtime.calls = 0
-        engine = worker_of(client).engine
+        engine = model_of(client).engine
         first, first_threads = post_in_thread(client, 1)
         until(lambda: runtime.calls == 1)
         responses, threads = post_in_thread(client, 2)
@@ -56,7 +57,7 @@ def test_a_deadline_answers_504_and_what_waited_never_runs(exported: Artifact) -
         for thread in threads:
             thread.join()
         assert {response.status_code for response in responses} == {504}
-        assert worker_of(client).engine.depth == 0
+        assert model_of(client).engine.depth == 0
         runtime.gate.set()
         assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
         assert sum(runtime.batches) == 2  # the one that was under way, and the good one
@@ -82,18 +83,18 @@ def test_a_client_that_goes_away_leaves_nothing_behind(exported: Artifact) -> No
         runtime.batches.clear()
         runtime.gate.clear()
         _, first = post_in_thread(client, 1)
-        until(lambda: worker.engine.running)
+        until(lambda: model_of(client).engine.running)
         messages: list[Message] = [{"type": "http.request", "body": jpeg(), "more_body": False}]
 
         async def once_it_waits() -> Message:
             if messages:
                 return messages.pop()
-            while not worker.engine.depth:
+            while not model_of(client).engine.depth:
                 await asyncio.sleep(0.001)
             return {"type": "http.disconnect"}
 
         post_raw(client, once_it_waits)
-        assert (worker.engine.depth, worker.door.requests, worker.door.images) == (0, 1, 1)
+        assert (model_of(client).engine.depth, worker.door.requests, worker.door.images) == (0, 1, 1)
         runtime.gate.set()
         first[0].join()
         assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200

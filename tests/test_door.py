@@ -8,18 +8,35 @@ from hypothesis import strategies as st
 
 from serving.door import Door, Ticket
 from serving.keys import Key, KeyUse
+from serving.line import Line
 from serving.rate import MEMORY, ServiceRate
 from sovit.errors import Draining, QueueFull, RateLimited
 
 LONG = 1e9
 
 
-def door(max_images: int = 4, max_bytes: int = 100, seconds_per_image: float = 0.0) -> Door:
-    return Door(max_images=max_images, max_bytes=max_bytes, seconds_per_image=seconds_per_image)
+class OneModel:
+    """A door, and the line of the only model."""
+
+    def __init__(self, max_images: int, max_bytes: int, seconds_per_image: float) -> None:
+        self.door = Door(max_images=max_images, max_bytes=max_bytes)
+        self.line = Line(seconds_per_image)
+
+    def enter(self, declared: int, seconds: float, use: KeyUse | None) -> Ticket:
+        return self.door.enter(declared, seconds, [self.line], use)
+
+    @property
+    def images(self) -> int:
+        assert self.door.images == self.line.images
+        return self.door.images
 
 
-def inside(place: Door) -> tuple[int, int, int]:
-    return place.requests, place.images, place.bytes
+def door(max_images: int = 4, max_bytes: int = 100, seconds_per_image: float = 0.0) -> OneModel:
+    return OneModel(max_images, max_bytes, seconds_per_image)
+
+
+def inside(place: OneModel) -> tuple[int, int, int]:
+    return place.door.requests, place.images, place.door.bytes
 
 
 def test_a_ticket_holds_what_has_come_until_its_block_ends() -> None:
@@ -28,12 +45,12 @@ def test_a_ticket_holds_what_has_come_until_its_block_ends() -> None:
         assert inside(place) == (1, 0, 0), "what is announced takes no room"
         ticket.read(30)
         ticket.read(30)
-        ticket.hold(3)
+        ticket.hold(place.line, 3)
         assert inside(place) == (1, 3, 60)
         with pytest.raises(QueueFull, match="fill the memory"):
             place.enter(41, LONG, None)
         with place.enter(40, LONG, None) as other:
-            other.hold(1)
+            other.hold(place.line, 1)
             with pytest.raises(QueueFull, match="queue is full"):
                 place.enter(0, LONG, None)
     assert inside(place) == (0, 0, 0)
@@ -43,7 +60,7 @@ def test_a_body_that_outgrows_the_room_is_refused_as_it_grows() -> None:
     place = door()
     with pytest.raises(QueueFull, match="fill the memory"), place.enter(0, LONG, None) as ticket:
         ticket.read(90)
-        assert place.bytes == 90
+        assert place.door.bytes == 90
         ticket.read(20)
     assert inside(place) == (0, 0, 0)
 
@@ -51,8 +68,8 @@ def test_a_body_that_outgrows_the_room_is_refused_as_it_grows() -> None:
 def test_a_request_with_more_images_than_there_is_place_for_is_refused() -> None:
     place = door()
     with place.enter(0, LONG, None) as first, pytest.raises(QueueFull), place.enter(0, LONG, None) as second:
-        first.hold(1)
-        second.hold(4)
+        first.hold(place.line, 1)
+        second.hold(place.line, 4)
     assert inside(place) == (0, 0, 0)
 
 
@@ -61,7 +78,7 @@ def test_who_would_wait_longer_than_its_time_is_told_at_once_and_when_to_come_ba
     with place.enter(0, 0.1, None) as ticket:
         with place.enter(0, 0.1, None):
             pass  # nobody's body is whole yet: there is no wait
-        ticket.hold(10)
+        ticket.hold(place.line, 10)
         with pytest.raises(QueueFull, match="longer than the request's time") as caught:
             place.enter(0, 28.0, None)
         assert 20 <= caught.value.retry_after <= 25
@@ -75,7 +92,7 @@ def test_draining_lets_nobody_in_and_waits_for_those_inside() -> None:
     async def run() -> None:
         place = door()
         ticket = place.enter(0, LONG, None)
-        drained = asyncio.create_task(place.drain())
+        drained = asyncio.create_task(place.door.drain())
         await asyncio.sleep(0)
         with pytest.raises(Draining):
             place.enter(0, LONG, None)
@@ -83,7 +100,7 @@ def test_draining_lets_nobody_in_and_waits_for_those_inside() -> None:
         with ticket:
             pass
         await asyncio.wait_for(drained, 5)
-        await asyncio.wait_for(place.drain(), 5)  # asked for again
+        await asyncio.wait_for(place.door.drain(), 5)  # asked for again
 
     asyncio.run(run())
 
@@ -116,16 +133,16 @@ def test_no_order_of_coming_and_going_breaks_the_bounds(visits: list[tuple[int, 
         try:
             ticket = place.enter(size, LONG, None)
         except QueueFull:
-            assert place.images == 4 or place.bytes + size > 100
+            assert place.images == 4 or place.door.bytes + size > 100
         else:
             tickets.append(ticket)
             try:
                 ticket.read(size)
-                ticket.hold(images)
+                ticket.hold(place.line, images)
             except QueueFull:
                 assert place.images + images > 4
         assert place.images <= 4
-        assert place.bytes <= 100
+        assert place.door.bytes <= 100
         if leaves and tickets:
             with tickets.pop(0):
                 pass

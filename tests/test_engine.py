@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serving.engine import STUCK_FACTOR, STUCK_SECONDS, Engine, Outputs
+from serving.engine import STUCK_FACTOR, STUCK_SECONDS, Engine, Result
 from sovit.errors import DeadlineExceeded, NotReady, RuntimeFailure
 from sovit.runtime.batches import batch_sizes
 from sovit.runtime.fake import POISON, FakeRuntime
@@ -25,12 +25,12 @@ def image(value: int) -> NDArray[np.uint8]:
     return np.full((16, 16, 3), value, np.uint8)
 
 
-def value_of(future: Future[Outputs]) -> int:
-    return round(float(future.result(10)["pre_logits"][0]) * 255)
+def value_of(future: Future[Result]) -> int:
+    return round(float(future.result(10).outputs["pre_logits"][0]) * 255)
 
 
-def submit(engine: Engine, image_YXC: NDArray[np.uint8], deadline: float = FAR) -> Future[Outputs]:
-    future: Future[Outputs] = Future()
+def submit(engine: Engine, image_YXC: NDArray[np.uint8], deadline: float = FAR) -> Future[Result]:
+    future: Future[Result] = Future()
     engine.submit(image_YXC, deadline, future)
     return future
 
@@ -43,7 +43,7 @@ def started(*runtimes: FakeRuntime, max_batch: int = 4) -> Engine:
     return engine
 
 
-def occupy(engine: Engine, runtime: FakeRuntime) -> Future[Outputs]:
+def occupy(engine: Engine, runtime: FakeRuntime) -> Future[Result]:
     """Let one image into the runtime and hold it there."""
     runtime.gate.clear()
     future = submit(engine, image(1))

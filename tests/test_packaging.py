@@ -94,7 +94,8 @@ def test_an_artifact_is_checked_and_tuned_without_torch_and_checkout(exported: A
 
     def sovit(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, *words]
-        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        (tmp_path / "home").mkdir(exist_ok=True)
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path / "home")}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     for runtime in ("onnxruntime", "openvino"):
@@ -102,6 +103,7 @@ def test_an_artifact_is_checked_and_tuned_without_torch_and_checkout(exported: A
     assert sovit("tune", str(exported.folder), "--max-batch", "1", "--rounds", "1").returncode == 0
     assert len(list((tmp_path / "cache" / "sovit" / "profiles").iterdir())) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["sovit"], "no engine keeps a diary there"
+    assert not list((tmp_path / "home").iterdir()), "and none reports to anybody who it runs for"
     refused = sovit("compile", str(exported.folder))
     assert refused.returncode == 2
     assert "TensorRT is not installed: pip install 'sovit[gpu]'" in refused.stderr
@@ -223,7 +225,7 @@ def test_a_built_bento_serves_away_from_the_checkout(exported: Artifact, tmp_pat
     assert packed == {"sovit", "serving"}
     (tmp_path / "away").mkdir()
     source = shutil.copytree(bento / "src", tmp_path / "away" / "src")
-    (tmp_path / "config.json").write_text(f'{{"artifact": "{exported.folder}"}}')
+    (tmp_path / "config.json").write_text(f'{{"artifacts": {{"tiny": "{exported.folder}"}}}}')
     # torch is hidden, and every module must come from the bundle although the checkout is installed here.
     (source / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
     probe = "import sovit, serving.service; print(sovit.__file__, serving.service.__file__)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -103,6 +104,25 @@ def worker_process(process: subprocess.Popen[bytes]) -> psutil.Process:
     ]
     assert len(workers) == 1
     return workers[0]
+
+
+def test_a_worker_that_takes_anothers_place_serves_what_was_swapped_in(exported: Artifact, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(f'[{{"name": "ops", "sha256": "{sha256(b"secret").hexdigest()}", "admin": true}}]')
+    moved = shutil.copytree(exported.folder, tmp_path / "moved")
+    with started(exported, tmp_path, "--keys", str(keys)) as (process, port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        headers = {"authorization": "Bearer secret"}
+        connection.request("POST", "/admin/models/tiny", json.dumps({"artifact": str(moved)}), headers)
+        assert connection.getresponse().status == 200
+        connection.close()
+        before = worker_process(process)
+        settings = before.environ()["SOVIT_SERVE_CONFIG"]
+        before.kill()
+        psutil.wait_procs([before], 10)
+        until_ready(process, port, tmp_path)
+        assert worker_process(process).pid != before.pid
+        assert json.loads(Path(settings).read_text())["artifacts"] == {"tiny": str(moved)}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -283,7 +303,7 @@ def test_five_hundred_clients_go_away_in_mid_upload_and_mid_queue(exported: Arti
         text = connection.getresponse().read().decode()
         connection.close()
     gauges = dict(line.split() for line in text.splitlines() if line.startswith(("sovit_inflight", "sovit_queue")))
-    assert gauges == {"sovit_inflight": "0.0", "sovit_queue_images": "0.0"}
+    assert gauges == {"sovit_inflight": "0.0", 'sovit_queue_images{model="tiny"}': "0.0"}
 
 
 def test_operations_have_a_port_of_their_own(exported: Artifact, tmp_path: Path) -> None:

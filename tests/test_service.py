@@ -151,7 +151,7 @@ def test_sigterm_stops_everything_and_frees_the_port(exported: Artifact, tmp_pat
 
 
 def test_uvicorn_runs_the_same_application(exported: Artifact, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(f'{{"artifact": "{exported.folder}", "name": "bare"}}')
+    (tmp_path / "config.json").write_text(f'{{"artifacts": {{"bare": "{exported.folder}"}}}}')
     number = free_port()
     command = ["uvicorn", "serving.app:app", "--port", str(number)]
     env = {"SOVIT_SERVE_CONFIG": str(tmp_path / "config.json")}
@@ -182,7 +182,7 @@ def test_a_damaged_artifact_is_refused_at_start_with_one_sentence(exported: Arti
     assert code == 2
     assert errors.count("\n") == 1
     assert "model.onnx does not have the hash" in errors
-    (tmp_path / "config.json").write_text(f'{{"artifact": "{folder}", "colour": "red"}}')
+    (tmp_path / "config.json").write_text(f'{{"artifacts": {{"a": "{folder}"}}, "colour": "red"}}')
     env = {"SOVIT_SERVE_CONFIG": str(tmp_path / "config.json")}
     code, errors = refused("bentoml", "serve", "serving.service:SoViTService", env=env)
     assert code == 2

@@ -240,11 +240,12 @@ def test_the_command_keeps_a_profile_and_the_service_uses_it(
     )
     save_profile(exported, two)
     with caplog.at_level(logging.WARNING):
-        worker = start_worker(ServeConfig(artifact=str(exported.folder), tuned_for="throughput"))
+        worker = start_worker(ServeConfig(artifacts={"tiny": str(exported.folder)}, tuned_for="throughput"))
+        model = worker.models.find(None)
     try:
-        assert worker.model["runtime"] == "onnxruntime"
-        assert len(worker.engine._runtimes) == 2
-        assert worker.engine._sizes[-1] == 3
+        assert model.runtime == "onnxruntime"
+        assert len(model.engine._runtimes) == 2
+        assert model.engine._sizes[-1] == 3
     finally:
         worker.close()
     assert load_artifact(exported.folder).batch_size == 8  # one lane alone was not measured

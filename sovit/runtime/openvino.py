@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -49,6 +50,16 @@ class OpenVinoRuntime:
         del self._request
 
 
+def _import_openvino() -> Any:
+    # When it is imported it reports that to its makers, and keeps an id in the user's home, unless this is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependency("openvino is not installed: pip install 'sovit[cpu]'.") from error
+    return openvino
+
+
 def open_openvino(
     graph: Path,
     *,
@@ -63,10 +74,7 @@ def open_openvino(
 
     With a `cache` folder the compiled graph is kept there, and the next start takes it from there.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingDependency("openvino is not installed: pip install 'sovit[cpu]'.") from error
+    openvino = _import_openvino()
     settings = {
         "INFERENCE_PRECISION_HINT": _HINTS.get(precision, "f32"),
         "NUM_STREAMS": lanes,

@@ -1,0 +1,171 @@
+"""The one road of every request with images: its body under the limits, decode, queue, one run for all outputs, reply.
+
+What is asked for, and in which language, is a face's business (serving/faces/): it tells the images from the body and
+writes the reply. The event loop waits for the work, for the client to go away, and for the request's time to run out,
+whichever comes first; whoever will get no answer leaves no work behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from serving.body import declared_size, read_limited
+from serving.keys import KeyUse
+from serving.model import ServedModel
+from serving.observing.record import Record, Stage, record_of
+from serving.replies import Reply, Results
+from serving.work import Work
+from serving.worker import Worker
+from sovit.errors import BadRequest, DeadlineExceeded, SoViTError, UnsupportedMediaType
+
+TIMEOUT_HEADER: Final = "x-request-timeout"
+_SECONDS: Final = re.compile(r"[0-9]{0,9}\.?[0-9]{1,9}(e-?[0-9]{1,3})?", re.ASCII)
+_FAULT_OF_OURS: Final = 500
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a body asks for. `write` makes the reply; with `each_alone` a bad image fails only its own item of it."""
+
+    images: Sequence[bytes]
+    write: Callable[[ServedModel, Results], Reply]
+    model: str | None = None
+    each_alone: bool = False
+    seconds: float = math.inf
+
+
+class RejectedImages(SoViTError):
+    """Some images of a request could not be used; `items` says which and why."""
+
+    def __init__(self, items: Mapping[int, SoViTError]) -> None:
+        # The request takes its images' status; of several the largest, so that no fault of ours hides behind theirs.
+        worst = max(items.values(), key=lambda item: item.status)
+        self.status, self.title = worst.status, worst.title
+        self.items = items
+        index, first = next(iter(items.items()))
+        super().__init__(f"image {index}: {first}")
+
+
+def enter_key(request: Request, worker: Worker) -> KeyUse | None:
+    """The key that a request came with. Nothing else is said to whoever has none."""
+    if worker.keys is None:
+        return None
+    use = worker.keys.find(request.headers)
+    record_of(request).key = use.key.name
+    return use
+
+
+def require_logits(model: ServedModel) -> None:
+    """Raise `BadRequest` for a model that cannot classify."""
+    if not model.spec.model.num_classes:
+        raise BadRequest("this model has no classification head; use /embed.")
+
+
+async def answer(
+    request: Request,
+    worker: Worker,
+    use: KeyUse | None,
+    parse: Callable[[bytes], Asked],
+    *,
+    model: str | None,
+    check: Callable[[ServedModel], None] = lambda _: None,
+    in_thread: bool = True,
+) -> Response:
+    """Take a request along the road. `model` is the one it names before its body, if it does.
+
+    `parse` tells what the body asks for, in a thread where that is work; `check` raises for a model that cannot do it.
+    """
+    config, headers, record = worker.config, request.headers, record_of(request)
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("send the body as it is, without a content encoding.")
+    began = time.monotonic()
+    seconds = _seconds(headers.get(TIMEOUT_HEADER), config.timeout_seconds)
+    declared = declared_size(headers.get("content-length"), config.max_body_bytes)
+    # Refused at the door: a body that cannot be worked on is not even read.
+    with worker.door.enter(declared, seconds, worker.models.lines(model), use) as ticket:
+        try:
+            async with asyncio.timeout(seconds):
+                content = await read_limited(request.receive, config.max_body_bytes, ticket.read)
+                record.was_read = True
+                record.body_bytes = len(content)
+                asked = await asyncio.to_thread(parse, content) if in_thread else parse(content)
+        except TimeoutError as error:
+            raise too_late(seconds) from error
+        seconds = min(seconds, asked.seconds)
+        served = worker.models.find(asked.model if model is None else model)
+        check(served)
+        record.stages.append(Stage("read", record.began, time.monotonic()))
+        record.model, record.images = served.name, len(asked.images)
+        ticket.hold(served.line, len(asked.images))
+        work = Work(served, worker.decoders, config.decode, asked.images, began + seconds, all_of_them=asked.each_alone)
+        try:
+            await _finish(request, work, seconds)
+            results = work.results()
+        finally:
+            work.give_up()
+        ticket.finished = _count(worker, record, results)
+        record.stages += work.stages()
+        failed = {index: result for index, result in enumerate(results) if isinstance(result, SoViTError)}
+        if failed and not asked.each_alone:
+            raise RejectedImages(failed)
+        written = time.monotonic()
+        many = len(results) > 1
+        content, media_type, extra = (
+            await asyncio.to_thread(asked.write, served, results) if many else asked.write(served, results)
+        )
+        record.stages.append(Stage("encode", written, time.monotonic()))
+        return Response(content, media_type=media_type, headers=extra)
+
+
+def _count(worker: Worker, record: Record, results: Sequence[object]) -> int:
+    """Count what became of the images; returns how many have a result."""
+    errors = [result for result in results if isinstance(result, SoViTError)]
+    ours = sum(1 for error in errors if error.status >= _FAULT_OF_OURS)
+    finished = sum(1 for result in results if result) - len(errors)
+    worker.metrics.on_images(record.model, "ok", finished)
+    worker.metrics.on_images(record.model, "failed", ours)
+    worker.metrics.on_images(record.model, "invalid", len(errors) - ours)
+    return finished
+
+
+def _seconds(given: str | None, most: float) -> float:
+    """The time a request may take: what its header asks for, up to the service's own limit."""
+    if given is None:
+        return most
+    seconds = float(given) if _SECONDS.fullmatch(given) else 0.0
+    if not 0 < seconds < math.inf:
+        raise BadRequest("X-Request-Timeout must be a number of seconds above 0, such as 2.5.")
+    return min(seconds, most)
+
+
+async def _finish(request: Request, work: Work, seconds: float) -> None:
+    """Wait until the work is done. Raises `DeadlineExceeded` and `ClientDisconnect`."""
+    loop = asyncio.get_running_loop()
+    timer = loop.call_at(loop.time() + work.deadline - time.monotonic(), work.fail, too_late(seconds))
+    gone = loop.create_task(_gone(request, work))
+    try:
+        await work.done
+    finally:
+        gone.cancel()
+        timer.cancel()
+
+
+async def _gone(request: Request, work: Work) -> None:
+    """Fail the work when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    work.fail(ClientDisconnect())
+
+
+def too_late(seconds: float) -> DeadlineExceeded:
+    """The error of a request that took longer than its time."""
+    return DeadlineExceeded(f"the request took longer than {seconds:g} s.")
