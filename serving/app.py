@@ -12,18 +12,17 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 
-from serving import docs, operations
 from serving.config import ServeConfig, read_serve_config
 from serving.endpoint import MayNeedWorker, NeedsWorker, WriteError, endpoint, needs_worker
-from serving.faces import admin, native, open_inference, openai_api
-from serving.failed_start import end_process
-from serving.loader import Loader
+from serving.faces import admin, docs, native, open_inference, openai_api, operations
+from serving.faces.page import page_routes
 from serving.observing.log import log_as_json
-from serving.operations_server import operations_server
-from serving.page_files import page_routes
-from serving.replies import problem
+from serving.process.failed_start import end_process
+from serving.process.loader import Loader
+from serving.process.operations_server import operations_server
+from serving.process.stop import stop_when_drained
 from serving.routes import Application, Route
-from serving.stop import stop_when_drained
+from serving.wire.replies import problem
 from sovit.errors import SoViTError
 
 

@@ -17,10 +17,10 @@ from types import FrameType
 from typing import Any, Final
 
 from serving.config import ENVIRONMENT_VARIABLE, ServeConfig
-from serving.failed_start import failed_status
-from serving.keys import read_keys
-from serving.scratch import PREFIX
-from serving.store import artifact_folder
+from serving.entry.keys import read_keys
+from serving.inference.store import artifact_folder
+from serving.process.failed_start import failed_status
+from serving.process.scratch import PREFIX
 from sovit.artifact import read_manifest
 from sovit.cli import Result
 from sovit.errors import ConfigError, MissingDependency, ServiceError

@@ -15,13 +15,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.body import BodyTooLarge
-from serving.loader import Loader
 from serving.observing.log import log_request
 from serving.observing.record import Record
 from serving.observing.trace import TRACEPARENT, PassOn
-from serving.replies import ErrorReply, problem
+from serving.process.loader import Loader
 from serving.road import RejectedImages
+from serving.wire.body import BodyTooLarge
+from serving.wire.replies import ErrorReply, problem
 from serving.worker import Worker
 from sovit.errors import Draining, NotReady, Refused, SoViTError, Unauthorized
 

@@ -18,12 +18,12 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving.body import declared_size, read_limited
-from serving.keys import KeyUse
-from serving.model import ServedModel
+from serving.entry.keys import KeyUse
+from serving.inference.model import ServedModel
+from serving.inference.work import Work
 from serving.observing.record import Record, Stage, record_of
-from serving.replies import Reply, Results
-from serving.work import Work
+from serving.wire.body import declared_size, read_limited
+from serving.wire.replies import Reply, Results
 from serving.worker import Worker
 from sovit.errors import BadRequest, DeadlineExceeded, SoViTError, UnsupportedMediaType
 

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.endpoint import refuse
-from serving.loader import Loader
+from serving.process.loader import Loader
 
 
 class Route(NamedTuple):

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving.config import read_serve_config
-from serving.failed_start import give_up
-from serving.keys import read_keys
-from serving.loader import Loader
+from serving.entry.keys import read_keys
 from serving.observing.log import log_as_json
-from serving.protocol import use_bounded_protocol
+from serving.process.failed_start import give_up
+from serving.process.loader import Loader
+from serving.process.protocol import use_bounded_protocol
 from sovit.errors import SoViTError
 
 _PR_SET_PDEATHSIG: Final = 1

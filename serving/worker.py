@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.config import ServeConfig
-from serving.decoders import Decoders
-from serving.door import Door
-from serving.keys import KeyFile
-from serving.memory import give_back_large_blocks
-from serving.model import OnBatch, ServedModel, load_model
-from serving.models import Models
+from serving.entry.door import Door
+from serving.entry.keys import KeyFile
+from serving.inference.decoders import Decoders
+from serving.inference.memory import give_back_large_blocks
+from serving.inference.model import OnBatch, ServedModel, load_model
+from serving.inference.models import Models
 from serving.observing.metrics import Metrics
 from serving.observing.recent import Recent
 from serving.observing.trace import Tracer, open_tracer

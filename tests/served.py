@@ -16,11 +16,11 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 import serving.app
-import serving.loader
-import serving.model
+import serving.inference.model
+import serving.process.loader
 from serving.config import ServeConfig
-from serving.loader import Loader
-from serving.model import ServedModel
+from serving.inference.model import ServedModel
+from serving.process.loader import Loader
 from serving.worker import Worker
 from sovit.artifact import Artifact
 from sovit.errors import SoViTError
@@ -36,7 +36,7 @@ def running(artifact: Artifact, runtime: FakeRuntime | None = None, **changes: A
     config = ServeConfig(**settings)
     patch = pytest.MonkeyPatch()
     if runtime is not None:
-        patch.setattr(serving.model, "open_lanes", lambda *_, **__: [runtime])
+        patch.setattr(serving.inference.model, "open_lanes", lambda *_, **__: [runtime])
     failures: list[SoViTError] = []
     app = serving.app.create_app(Loader(failures.append), lambda: config)
     try:

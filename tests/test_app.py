@@ -18,12 +18,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import serving.app
-import serving.loader
-import serving.model
+import serving.inference.model
+import serving.process.loader
 from serving.config import ServeConfig
-from serving.failed_start import end_process
-from serving.loader import Loader
-from serving.schema import ARROW, JSON, NPY
+from serving.process.failed_start import end_process
+from serving.process.loader import Loader
+from serving.wire.schema import ARROW, JSON, NPY
 from serving.worker import start_worker
 from sovit.artifact import Artifact
 from sovit.decode import DecodeOptions
@@ -295,7 +295,7 @@ def test_a_model_without_a_head_only_embeds(exported: Artifact, monkeypatch: pyt
         labels=(),
         outputs=exported.manifest.outputs[:1],
     )
-    monkeypatch.setattr(serving.model, "read_manifest", lambda _: manifest)
+    monkeypatch.setattr(serving.inference.model, "read_manifest", lambda _: manifest)
     with running(exported) as client:
         assert_problem(client.post("/classify", content=jpeg(), headers=JPEG), 400, "no classification head")
         assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 200
@@ -334,13 +334,15 @@ def test_openapi_names_every_route_and_every_status(client: TestClient) -> None:
 def test_the_committed_description_is_the_servers(client: TestClient) -> None:
     committed = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_text(encoding="utf-8"))
     assert committed == client.get("/openapi.json").json(), (
-        "write it anew: python -m serving.openapi > docs/openapi.json"
+        "write it anew: python -m serving.faces.openapi > docs/openapi.json"
     )
 
 
 def test_before_it_has_started_it_is_alive_but_not_ready(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr(serving.loader, "start_worker", lambda config: (go_on.wait(10), start_worker(config))[1])
+    monkeypatch.setattr(
+        serving.process.loader, "start_worker", lambda config: (go_on.wait(10), start_worker(config))[1]
+    )
     config = ServeConfig(artifacts={"tiny": str(exported.folder)}, runtime="fake")
     with TestClient(serving.app.create_app(Loader(end_process), lambda: config)) as client:
         for response in (client.get("/readyz"), client.post("/embed", content=jpeg(), headers=JPEG)):

@@ -162,7 +162,7 @@ def test_a_client_that_announces_much_and_sends_little_keeps_nobody_out(exported
 def test_a_stuck_lane_and_a_dead_one_are_no_life(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = FakeRuntime(exported.manifest.model)
     with running(exported, runtime) as client:
-        monkeypatch.setattr("serving.engine.STUCK_SECONDS", 0.05)
+        monkeypatch.setattr("serving.inference.engine.STUCK_SECONDS", 0.05)
         runtime.gate.clear()
         responses, threads = post_in_thread(client, 1)
         until(lambda: client.get("/livez").status_code == 503)

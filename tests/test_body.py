@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from serving.body import declared_size, parse_body, read_limited
+from serving.wire.body import declared_size, parse_body, read_limited
 from sovit.errors import BadRequest, SoViTError, TooLarge, UnsupportedMediaType
 
 MULTIPART = "multipart/form-data; boundary=xyz"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 from functools import partial
 
-from serving.decoders import Decoders
+from serving.inference.decoders import Decoders
 
 
 def test_requests_take_turns() -> None:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.door import Door, Ticket
-from serving.keys import Key, KeyUse
-from serving.line import Line
-from serving.rate import MEMORY, ServiceRate
+from serving.entry.door import Door, Ticket
+from serving.entry.keys import Key, KeyUse
+from serving.entry.line import Line
+from serving.entry.rate import MEMORY, ServiceRate
 from sovit.errors import Draining, QueueFull, RateLimited
 
 LONG = 1e9
@@ -107,7 +107,7 @@ def test_draining_lets_nobody_in_and_waits_for_those_inside() -> None:
 
 def test_a_key_has_its_own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("serving.keys.time.monotonic", lambda: now)
+    monkeypatch.setattr("serving.entry.keys.time.monotonic", lambda: now)
     place, use = door(max_images=100), KeyUse(Key(name="a", sha256="0" * 64, requests_per_second=2, max_in_flight=1))
     with place.enter(0, LONG, use), pytest.raises(RateLimited, match="1 requests under way"):
         place.enter(0, LONG, use)

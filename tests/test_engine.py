@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serving.engine import STUCK_FACTOR, STUCK_SECONDS, Engine, Result
+from serving.inference.engine import STUCK_FACTOR, STUCK_SECONDS, Engine, Result
 from sovit.errors import DeadlineExceeded, NotReady, RuntimeFailure
 from sovit.runtime.batches import batch_sizes
 from sovit.runtime.fake import POISON, FakeRuntime
@@ -141,7 +141,7 @@ def test_what_is_cancelled_as_it_is_taken_leaves_warmed_sizes_too(monkeypatch: p
     first = occupy(engine, runtime)
     rest = [submit(engine, image(value)) for value in range(2, 6)]
     # As if its client went away between the look at the queue and the start of the batch.
-    monkeypatch.setattr("serving.engine._wanted", lambda job: True)
+    monkeypatch.setattr("serving.inference.engine._wanted", lambda job: True)
     rest[1].cancel()
     runtime.gate.set()
     assert [value_of(future) for future in [first, rest[0], *rest[2:]]] == [1, 2, 4, 5]
@@ -155,9 +155,9 @@ def test_a_stuck_run_is_no_life(monkeypatch: pytest.MonkeyPatch) -> None:
     future = occupy(engine, runtime)
     assert engine.alive
     now = time.monotonic()
-    monkeypatch.setattr("serving.engine.time.monotonic", lambda: now + STUCK_SECONDS - 0.5)
+    monkeypatch.setattr("serving.inference.engine.time.monotonic", lambda: now + STUCK_SECONDS - 0.5)
     assert engine.alive
-    monkeypatch.setattr("serving.engine.time.monotonic", lambda: now + STUCK_SECONDS + 0.5)
+    monkeypatch.setattr("serving.inference.engine.time.monotonic", lambda: now + STUCK_SECONDS + 0.5)
     assert not engine.alive
     assert not engine.ready
     monkeypatch.undo()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.keys import KeyFile, read_keys
+from serving.entry.keys import KeyFile, read_keys
 from sovit.errors import ConfigError, Forbidden, Unauthorized
 
 
@@ -82,7 +82,7 @@ def test_every_known_key_is_compared(path: Path, monkeypatch: pytest.MonkeyPatch
         seen.append(known)
         return known == given
 
-    monkeypatch.setattr("serving.keys.hmac.compare_digest", compare)
+    monkeypatch.setattr("serving.entry.keys.hmac.compare_digest", compare)
     KeyFile(path).find({"x-api-key": "open sesame"})
     assert seen == [SHOP["sha256"], OPS["sha256"]]
 
@@ -91,7 +91,7 @@ def test_a_changed_file_counts_without_a_restart(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("serving.keys.time.monotonic", lambda: now)
+    monkeypatch.setattr("serving.entry.keys.time.monotonic", lambda: now)
     keys = KeyFile(path)
     shop = keys.find({"x-api-key": "open sesame"})
     new = {"name": "new", "sha256": digest("new")}

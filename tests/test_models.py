@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-import serving.model
+import serving.inference.model
 from sovit.artifact import Artifact
 from sovit.checkpoint import save_checkpoint
 from sovit.client import Client
@@ -88,7 +88,7 @@ def test_a_long_line_before_one_model_keeps_nobody_from_the_other(
 ) -> None:
     slow, quick = FakeRuntime(exported.manifest.model), FakeRuntime(other.manifest.model)
     runtimes = {exported.folder: slow, other.folder: quick}
-    monkeypatch.setattr(serving.model, "open_lanes", lambda artifact, *_, **__: [runtimes[artifact.folder]])
+    monkeypatch.setattr(serving.inference.model, "open_lanes", lambda artifact, *_, **__: [runtimes[artifact.folder]])
     with running(exported, artifacts=both(exported, other)) as client:
         worker = worker_of(client)
         worker.models.find("tiny").line._rate._seconds *= 1e9  # it takes for ever
@@ -172,7 +172,7 @@ def test_who_asked_before_the_swap_is_answered_by_the_old_model(
 ) -> None:
     old, new = FakeRuntime(exported.manifest.model), FakeRuntime(other.manifest.model)
     runtimes = {exported.folder: old, other.folder: new}
-    monkeypatch.setattr(serving.model, "open_lanes", lambda artifact, *_, **__: [runtimes[artifact.folder]])
+    monkeypatch.setattr(serving.inference.model, "open_lanes", lambda artifact, *_, **__: [runtimes[artifact.folder]])
     with running(exported, keys=keys) as client:
         old.gate.clear()
         early: Future[Any] = Future()

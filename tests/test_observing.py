@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 import serving.observing.otel
 from serving.config import ServeConfig
 from serving.observing.log import JsonFormatter
+from serving.observing.recent import Recent
 from serving.observing.record import STAGES
 from sovit.artifact import Artifact
 from sovit.errors import ConfigError
@@ -208,6 +209,25 @@ def test_stats_tell_the_last_minute(client: TestClient) -> None:
     latency = found["requests"]["latency_ms"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
     assert found["models"][0]["batch_images"] == 1.0
+
+
+def test_the_last_minute_of_a_busy_service_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("serving.observing.recent.time.monotonic", lambda: now)
+    recent = Recent()
+    assert recent.requests() == {"per_second": 0.0, "latency_ms": None}
+    for number in range(30_000):  # 1,000 a second for half a minute
+        recent.on_reply(number / 1e6)
+        recent.on_batch("a", 2)
+        now += 0.001
+    assert len(recent._latencies) + len(recent._batches["a"]) < 10_000
+    found = recent.requests()
+    assert found["per_second"] == pytest.approx(1000, rel=0.01)
+    assert found["latency_ms"]["p99"] == pytest.approx(29.96, abs=0.05), "of the latest"
+    assert recent.batch_images("a") == 2
+    now += 61
+    assert recent.requests()["latency_ms"] is None
+    assert recent.batch_images("a") is None
 
 
 def test_a_request_is_a_line_of_json_with_its_ids_and_nothing_the_client_wrote(

@@ -24,7 +24,7 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, Route, expect, sync_playwright
 from starlette.testclient import TestClient
 
-from serving.page_files import page_routes
+from serving.faces.page import page_routes
 from sovit.artifact import Artifact
 from sovit.checkpoint import save_checkpoint
 from sovit.process import free_port, serving, sovit_serve

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.protocol import HEAD_SECONDS
+from serving.process.protocol import HEAD_SECONDS
 from sovit.artifact import Artifact
 from sovit.client import Client
 from sovit.process import free_port, serving, sovit_serve

@@ -12,10 +12,10 @@ from pydantic import ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.body import load_json, read_limited
 from serving.observing.record import record_of
-from serving.schema import JSON
-from serving.scratch import remember_artifact
+from serving.process.scratch import remember_artifact
+from serving.wire.body import load_json, read_limited
+from serving.wire.schema import JSON
 from serving.worker import Worker
 from sovit.errors import BadRequest, ConfigError, Forbidden, SoViTError
 from sovit.jsonio import STRICT, from_dict

@@ -9,11 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.body import is_raw, parse_body
-from serving.model import ServedModel
-from serving.replies import Reply, Results, classify_reply, embed_reply
+from serving.inference.model import ServedModel
 from serving.road import Asked, answer, enter_key, require_logits
-from serving.schema import AnyOptions, ClassifyOptions, EmbedOptions, Encoding, accepted_encoding, parse_options
+from serving.wire.body import is_raw, parse_body
+from serving.wire.replies import Reply, Results, classify_reply, embed_reply
+from serving.wire.schema import AnyOptions, ClassifyOptions, EmbedOptions, Encoding, accepted_encoding, parse_options
 from serving.worker import Worker
 
 _MakeReply = Callable[[ServedModel, Results, Any, Encoding], Reply]

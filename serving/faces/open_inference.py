@@ -21,13 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.body import count_images, decode_base64, load_json
-from serving.model import ServedModel
-from serving.models import UnknownModel
+from serving.inference.model import ServedModel
+from serving.inference.models import UnknownModel
 from serving.observing.record import record_of
-from serving.replies import ErrorReply, Reply, Results, rows
 from serving.road import Asked, answer, enter_key
-from serving.schema import JSON
+from serving.wire.body import count_images, decode_base64, load_json
+from serving.wire.replies import ErrorReply, Reply, Results, rows
+from serving.wire.schema import JSON
 from serving.worker import Worker, require_alive, require_ready
 from sovit import __version__
 from sovit.errors import BadRequest, NotReady, SoViTError

@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.body import count_images, decode_base64, load_json
-from serving.model import ServedModel
-from serving.models import UnknownModel
-from serving.replies import ErrorReply, Reply, Results, base64_rows, rows
+from serving.inference.model import ServedModel
+from serving.inference.models import UnknownModel
 from serving.road import Asked, answer, enter_key
-from serving.schema import JSON
+from serving.wire.body import count_images, decode_base64, load_json
+from serving.wire.replies import ErrorReply, Reply, Results, base64_rows, rows
+from serving.wire.schema import JSON
 from serving.worker import Worker
 from sovit.cost import cost
 from sovit.errors import BadRequest, RateLimited, Refused, SoViTError, Unauthorized

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-from serving.model import ServedModel
 from serving.observing.record import STAGES, Record
 
 # BentoML has its workers keep their counters in files, to add them up: read when the package is imported. There is one
@@ -30,6 +29,16 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 Outcome = Literal["ok", "invalid", "failed"]
+
+
+class ModelState(NamedTuple):
+    """A served model at the time of a scrape."""
+
+    name: str
+    artifact: str
+    precision: str
+    runtime: str
+    queue_images: int
 
 
 class Metrics:
@@ -96,11 +105,11 @@ class Metrics:
         self.batch_images.labels(model).observe(images)
         self.batch_seconds.labels(model).observe(seconds)
 
-    def render(self, models: Iterable[ServedModel], *, inflight: int) -> bytes:
+    def render(self, models: Iterable[ModelState], *, inflight: int) -> bytes:
         """The text form that Prometheus scrapes."""
         self.inflight.set(inflight)
         self.model_info.clear()
         for model in models:
-            self.queue_images.labels(model.name).set(model.engine.depth)
-            self.model_info.labels(model.name, model.version, model.precision, model.runtime).set(1)
+            self.queue_images.labels(model.name).set(model.queue_images)
+            self.model_info.labels(model.name, model.artifact, model.precision, model.runtime).set(1)
         return generate_latest(self._registry)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 WINDOW_SECONDS: Final = 60
-_MOST: Final = 20_000  # of a window; a busier minute is told by its latest part
+_MOST: Final = 4096  # values; of a busier minute its latest part tells
 
 
 class Recent:
@@ -28,9 +28,11 @@ class Recent:
 
     def requests(self) -> dict[str, Any]:
         """Requests a second, and percentiles of their latency in milliseconds; None where there were none."""
-        seconds = sorted(_within_window(self._latencies))
+        values = list(self._latencies)
+        seconds = sorted(_within_window(values))
+        span = min(WINDOW_SECONDS, time.monotonic() - values[0][0]) if len(values) == _MOST else WINDOW_SECONDS
         return {
-            "per_second": round(len(seconds) / WINDOW_SECONDS, 3),
+            "per_second": round(len(seconds) / span, 3),
             "latency_ms": {f"p{percent}": _percentile(seconds, percent) for percent in (50, 90, 99)}
             if seconds
             else None,
@@ -38,13 +40,13 @@ class Recent:
 
     def batch_images(self, model: str) -> float | None:
         """Mean images of a run."""
-        sizes = _within_window(self._batches.get(model, ()))
+        sizes = _within_window(list(self._batches.get(model, ())))
         return round(sum(sizes) / len(sizes), 2) if sizes else None
 
 
 def _within_window(values: Sequence[tuple[float, Any]]) -> list[Any]:
     oldest = time.monotonic() - WINDOW_SECONDS
-    return [value for when, value in values.copy() if when >= oldest] if values else []  # type: ignore[attr-defined]
+    return [value for when, value in values if when >= oldest]
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:

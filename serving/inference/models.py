@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 
-from serving.line import Line
-from serving.model import ServedModel
+from serving.entry.line import Line
+from serving.inference.model import ServedModel
 from sovit.errors import Draining, SoViTError
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.config import ServeConfig
-from serving.engine import Engine
-from serving.line import Line
-from serving.store import artifact_folder
+from serving.entry.line import Line
+from serving.inference.engine import Engine
+from serving.inference.store import artifact_folder
 from sovit.artifact import Artifact, check_files, read_manifest
 from sovit.runtime.open import is_compiled, open_lanes, setting_for
 from sovit.spec import ModelSpec

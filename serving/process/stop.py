@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from serving.loader import Loader
+from serving.process.loader import Loader
 
 _LAST_SECONDS: Final = 2.0
 

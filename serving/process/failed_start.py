@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Final, NoReturn
 
-from serving.scratch import own_settings
+from serving.process.scratch import own_settings
 from sovit.errors import SoViTError
 
 _STATUS: Final = "failed"

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from serving.config import ServeConfig
-from serving.protocol import use_bounded_protocol
+from serving.process.protocol import use_bounded_protocol
 from sovit.errors import ServiceError
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Final
 
-from serving.rate import ServiceRate
+from serving.entry.rate import ServiceRate
 
 # Of a request's time, what it may spend waiting: its own run, in a whole batch, and what the estimate is wrong by come
 # on top.

@@ -15,7 +15,7 @@ import numpy as np
 from nanoarrow import ipc
 from numpy.typing import NDArray
 
-from serving.schema import DType
+from serving.wire.schema import DType
 from sovit.errors import SoViTError
 from sovit.predict import Classification
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from serving.worker import Worker
 
-_FOLDER: Final = Path(__file__).resolve().parent / "page"
+_FOLDER: Final = Path(__file__).resolve().parents[1] / "page"
 _MEDIA_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

@@ -6,11 +6,11 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.model import ServedModel
-from serving.observing.metrics import CONTENT_TYPE
+from serving.inference.model import ServedModel
+from serving.observing.metrics import CONTENT_TYPE, ModelState
 from serving.observing.recent import WINDOW_SECONDS
 from serving.road import enter_key
-from serving.schema import JSON
+from serving.wire.schema import JSON
 from serving.worker import Worker, require_alive, require_ready
 from sovit.errors import Forbidden
 
@@ -31,7 +31,8 @@ async def metrics(request: Request, worker: Worker) -> Response:
     """`GET /metrics` for Prometheus. Beside the requests of clients it takes an admin key where there are keys."""
     if worker.keys is not None and not worker.config.operations_port:
         worker.keys.require_admin(request.headers)
-    text = worker.metrics.render(worker.models, inflight=worker.door.requests)
+    states = [ModelState(**found.summary, queue_images=found.engine.depth) for found in worker.models]
+    text = worker.metrics.render(states, inflight=worker.door.requests)
     return Response(text, headers={"content-type": CONTENT_TYPE})
 
 

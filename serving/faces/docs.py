@@ -9,8 +9,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from serving.openapi import openapi
-from serving.schema import JSON
+from serving.faces.openapi import openapi
+from serving.wire.schema import JSON
 from serving.worker import Worker
 from sovit import __version__
 

@@ -13,8 +13,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from serving.model import ServedModel
-from serving.schema import MEDIA_TYPES, ClassifyOptions, DType, EmbedOptions, Encoding
+from serving.inference.model import ServedModel
+from serving.wire.schema import MEDIA_TYPES, ClassifyOptions, DType, EmbedOptions, Encoding
 from sovit.errors import SoViTError
 from sovit.predict import to_classifications, to_embeddings, to_scores
 
@@ -43,7 +43,7 @@ def classify_reply(model: ServedModel, results: Results, options: ClassifyOption
     else:
         found = to_classifications(logits_BL, spec.labels, spec.score, options.top_k)
         if encoding == "arrow":
-            from serving.arrow import classification_stream
+            from serving.wire.arrow import classification_stream
 
             return Reply(classification_stream(_places(results, found), options.dtype), MEDIA_TYPES["arrow"])
         narrow = np.dtype(options.dtype).type
@@ -66,7 +66,7 @@ def embed_reply(model: ServedModel, results: Results, options: EmbedOptions, enc
         return _npy(embeddings_BD, options.dtype)
     dim = model.spec.model.width
     if encoding == "arrow":
-        from serving.arrow import embedding_stream
+        from serving.wire.arrow import embedding_stream
 
         narrow_BD = embeddings_BD.astype(options.dtype)
         return Reply(embedding_stream(_places(results, list(narrow_BD)), dim, options.dtype), MEDIA_TYPES["arrow"])

@@ -14,9 +14,9 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from functools import partial
 
-from serving.decoders import Decoders
-from serving.engine import Outputs, Result
-from serving.model import ServedModel
+from serving.inference.decoders import Decoders
+from serving.inference.engine import Outputs, Result
+from serving.inference.model import ServedModel
 from serving.observing.record import Stage
 from sovit.decode import DecodeOptions
 from sovit.errors import DeadlineExceeded, SoViTError

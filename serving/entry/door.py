@@ -16,8 +16,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Final
 
-from serving.keys import KeyUse
-from serving.line import Line
+from serving.entry.keys import KeyUse
+from serving.entry.line import Line
 from sovit.errors import Draining, QueueFull
 
 _JITTER: Final = 0.25  # of a Retry-After, so that those refused together do not come back together

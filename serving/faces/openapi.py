@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 description, made from the option models.
 
-python -m serving.openapi > docs/openapi.json
+python -m serving.faces.openapi > docs/openapi.json
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from functools import cache
 from typing import Any
 
 from serving.faces.open_inference import HEADER_LENGTH
-from serving.replies import PROBLEM
 from serving.road import TIMEOUT_HEADER
-from serving.schema import ARROW, JSON, NPY, ClassifyOptions, EmbedOptions, Options
+from serving.wire.replies import PROBLEM
+from serving.wire.schema import ARROW, JSON, NPY, ClassifyOptions, EmbedOptions, Options
 from sovit import __version__
 
 _ERRORS = {

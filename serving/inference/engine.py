@@ -1,4 +1,4 @@
-"""One queue, N lanes: valid images in, one future per image out. The door (serving/door.py) bounds what is in it.
+"""One queue, N lanes: valid images in, one future per image out. The door (serving/entry/door.py) bounds what is in it.
 
 A lane is a thread with a runtime of its own. It takes what waits, up to a batch, and runs it; a batch that fails is run
 again image by image, so that a bad one fails alone. A cancelled or late image never reaches a runtime. Batches have few
