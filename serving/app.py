@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from serving.config import ServeConfig, read_serve_config
 from serving.endpoint import MayNeedWorker, NeedsWorker, WriteError, endpoint, needs_worker
-from serving.faces import admin, docs, native, open_inference, openai_api, operations
+from serving.faces import admin, docs, native, open_inference, openai_api, operations, served
 from serving.faces.page import page_routes
 from serving.observing.log import log_as_json
 from serving.process.failed_start import end_process
@@ -56,7 +56,8 @@ def create_app(
             loader.on_failed_start(error)
             raise
 
-    app = Application(loader, _routes(loader), lifespan)
+    errors = {"/v1/": openai_api.write_error, "/v2/": open_inference.write_error}
+    app = Application(loader, _routes(loader), lifespan, errors)
     return app
 
 
@@ -73,9 +74,9 @@ def _routes(loader: Loader) -> list[Route]:
     return [
         asking("/classify", native.classify),
         asking("/embed", native.embed),
-        telling("/model", needs_worker(operations.model)),
-        telling("/models", needs_worker(operations.models)),
-        telling("/stats", needs_worker(operations.stats)),
+        telling("/model", needs_worker(served.model)),
+        telling("/models", needs_worker(served.models)),
+        telling("/stats", needs_worker(served.stats)),
         telling("/openapi.json", docs.openapi_json),
         telling("/docs", docs.docs),
         asking("/v1/embeddings", openai_api.embeddings, of_openai),

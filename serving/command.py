@@ -109,10 +109,10 @@ def _artifacts(words: Sequence[str]) -> dict[str, str]:
     """Whole paths by name. A name that is not given is the one that the artifact was exported with."""
     artifacts: dict[str, str] = {}
     for word in words:
-        name, equals, reference = word.rpartition("=")
+        is_path = "=" not in word or Path(word).is_dir()  # a folder may have a = in its name
+        name, reference = ("", word) if is_path else (word.partition("=")[0], word.partition("=")[2])
         folder = artifact_folder(reference).resolve()
-        if not equals:
-            name = read_manifest(folder).name
+        name = name or read_manifest(folder).name
         if name in artifacts:
             raise ConfigError(f"two artifacts have the name {name!r}: give them names, NAME=ARTIFACT.")
         artifacts[name] = str(folder)

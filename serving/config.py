@@ -35,7 +35,8 @@ class ServeConfig:
     result, unless it asks for less.
 
     `keys` is a file of clients' keys (serving/entry/keys.py); without one everybody may ask. With an `operations_port`
-    the probes, /metrics, /drain and /admin are answered there, on `operations_host`, and nowhere else.
+    the probes, /metrics, /drain and /admin are answered there, on `operations_host`, and nowhere else
+    (/v2/health stays beside its API).
 
     Spans of `trace_ratio` of the requests go to the OTLP collector at `trace_endpoint`, if there is one; with
     `log_requests` each request of a client leaves a line in the log. `page` is whether `/` shows the page.

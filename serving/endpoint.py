@@ -19,9 +19,8 @@ from serving.observing.log import log_request
 from serving.observing.record import Record
 from serving.observing.trace import TRACEPARENT, PassOn
 from serving.process.loader import Loader
-from serving.road import RejectedImages
 from serving.wire.body import BodyTooLarge
-from serving.wire.replies import ErrorReply, problem
+from serving.wire.replies import ErrorReply, RejectedImages, problem
 from serving.worker import Worker
 from sovit.errors import Draining, NotReady, Refused, SoViTError, Unauthorized
 
@@ -70,12 +69,12 @@ def endpoint(
         record = request.state.record = Record(_request_id(request), time.monotonic())
         worker = loader.worker
         tracer = worker.tracer if worker is not None and told else _PASS_ON
-        trace = tracer.begin(request.headers, request.method, route)
+        trace = tracer.begin(request.headers, request.method, route, record.began)
         response: Response | None
         try:
             response = await handler(request, worker)
         except SoViTError as error:
-            if worker is not None and isinstance(error, Refused):
+            if worker is not None and told and isinstance(error, Refused):
                 worker.metrics.rejected.labels(error.reason).inc()
             response = _error_response(error, record, request, write_error)
         except ClientDisconnect:
@@ -112,13 +111,15 @@ def endpoint(
     return wrapped
 
 
-def refuse(loader: Loader, status: HTTPStatus, detail: str, headers: dict[str, str]) -> ASGIApp:
+def refuse(
+    loader: Loader, status: HTTPStatus, detail: str, headers: dict[str, str], write_error: WriteError
+) -> ASGIApp:
     """Answer what no route takes."""
 
     async def handler(_: Request, __: Worker | None) -> Response:
         raise NoRoute(status, detail, headers)
 
-    return endpoint(loader, "other", handler)
+    return endpoint(loader, "other", handler, write_error)
 
 
 class _LingeringResponse(Response):
@@ -161,7 +162,11 @@ def _error_response(error: SoViTError, record: Record, request: Request, write: 
     # A client that waits to be told to go on has sent nothing that could be thrown away.
     unread = request.method == "POST" and not record.was_read and "expect" not in request.headers
     kind = _LingeringResponse if unread and (ends or _is_endless(request)) else Response
-    reply = write(error, record.request_id, items)
+    try:
+        reply = write(error, record.request_id, items)
+    except Exception:  # whatever a message holds: nobody goes without an answer
+        logger.exception("an error could not be written", extra={"request_id": record.request_id})
+        reply = problem(SoViTError("something failed on our side; quote the request id."), record.request_id, {})
     return kind(reply.content, reply.status, headers, reply.media_type)
 
 

@@ -11,7 +11,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,38 +21,30 @@ from starlette.responses import Response
 from serving.entry.keys import KeyUse
 from serving.inference.model import ServedModel
 from serving.inference.work import Work
-from serving.observing.record import Record, Stage, record_of
+from serving.observing.record import Stage, record_of
 from serving.wire.body import declared_size, read_limited
-from serving.wire.replies import Reply, Results
+from serving.wire.replies import RejectedImages, Reply, Results
 from serving.worker import Worker
 from sovit.errors import BadRequest, DeadlineExceeded, SoViTError, UnsupportedMediaType
 
 TIMEOUT_HEADER: Final = "x-request-timeout"
 _SECONDS: Final = re.compile(r"[0-9]{0,9}\.?[0-9]{1,9}(e-?[0-9]{1,3})?", re.ASCII)
-_FAULT_OF_OURS: Final = 500
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a body asks for. `write` makes the reply; with `each_alone` a bad image fails only its own item of it."""
+    """What a body asks for.
+
+    `write` makes the reply; with `each_alone` a bad image fails only its own item of it. `check` raises for a model
+    that cannot give what is asked for. `seconds` is what the request may take of the time it has.
+    """
 
     images: Sequence[bytes]
     write: Callable[[ServedModel, Results], Reply]
     model: str | None = None
+    check: Callable[[ServedModel], None] = lambda _: None
     each_alone: bool = False
     seconds: float = math.inf
-
-
-class RejectedImages(SoViTError):
-    """Some images of a request could not be used; `items` says which and why."""
-
-    def __init__(self, items: Mapping[int, SoViTError]) -> None:
-        # The request takes its images' status; of several the largest, so that no fault of ours hides behind theirs.
-        worst = max(items.values(), key=lambda item: item.status)
-        self.status, self.title = worst.status, worst.title
-        self.items = items
-        index, first = next(iter(items.items()))
-        super().__init__(f"image {index}: {first}")
 
 
 def enter_key(request: Request, worker: Worker) -> KeyUse | None:
@@ -82,7 +74,8 @@ async def answer(
 ) -> Response:
     """Take a request along the road. `model` is the one it names before its body, if it does.
 
-    `parse` tells what the body asks for, in a thread where that is work; `check` raises for a model that cannot do it.
+    `parse` tells what the body asks for, in a thread where that is work; `check` raises for a model that cannot do what
+    is known to be asked for before. A model may be swapped while the body comes: what counts is the one after it.
     """
     config, headers, record = worker.config, request.headers, record_of(request)
     if headers.get("content-encoding", "identity").lower() != "identity":
@@ -91,29 +84,38 @@ async def answer(
     seconds = _seconds(headers.get(TIMEOUT_HEADER), config.timeout_seconds)
     declared = declared_size(headers.get("content-length"), config.max_body_bytes)
     # Refused at the door: a body that cannot be worked on is not even read.
-    with worker.door.enter(declared, seconds, worker.models.lines(model), use) as ticket:
+    candidates = worker.models.candidates(model)
+    if len(candidates) == 1:
+        check(candidates[0])
+    with worker.door.enter(declared, seconds, [one.line for one in candidates], use) as ticket:
         try:
             async with asyncio.timeout(seconds):
                 content = await read_limited(request.receive, config.max_body_bytes, ticket.read)
                 record.was_read = True
                 record.body_bytes = len(content)
                 asked = await asyncio.to_thread(parse, content) if in_thread else parse(content)
+                del content  # the images are what is needed of it, while they wait
         except TimeoutError as error:
             raise too_late(seconds) from error
         seconds = min(seconds, asked.seconds)
+        deadline = began + seconds
         served = worker.models.find(asked.model if model is None else model)
         check(served)
+        asked.check(served)
         record.stages.append(Stage("read", record.began, time.monotonic()))
         record.model, record.images = served.name, len(asked.images)
-        ticket.hold(served.line, len(asked.images))
-        work = Work(served, worker.decoders, config.decode, asked.images, began + seconds, all_of_them=asked.each_alone)
+        ticket.hold(served.line, len(asked.images), deadline - time.monotonic())
+        work = Work(served, worker.decoders, config.decode, asked.images, deadline, all_of_them=asked.each_alone)
         try:
             await _finish(request, work, seconds)
-            results = work.results()
         finally:
+            record.stages += work.stages()
+            outcomes = work.outcomes()
             work.give_up()
-        ticket.finished = _count(worker, record, results)
-        record.stages += work.stages()
+            ticket.finished = outcomes["ok"]
+            for outcome, count in outcomes.items():
+                worker.metrics.on_images(served.name, outcome, count)
+        results = work.results()
         failed = {index: result for index, result in enumerate(results) if isinstance(result, SoViTError)}
         if failed and not asked.each_alone:
             raise RejectedImages(failed)
@@ -123,18 +125,7 @@ async def answer(
             await asyncio.to_thread(asked.write, served, results) if many else asked.write(served, results)
         )
         record.stages.append(Stage("encode", written, time.monotonic()))
-        return Response(content, media_type=media_type, headers=extra)
-
-
-def _count(worker: Worker, record: Record, results: Sequence[object]) -> int:
-    """Count what became of the images; returns how many have a result."""
-    errors = [result for result in results if isinstance(result, SoViTError)]
-    ours = sum(1 for error in errors if error.status >= _FAULT_OF_OURS)
-    finished = sum(1 for result in results if result) - len(errors)
-    worker.metrics.on_images(record.model, "ok", finished)
-    worker.metrics.on_images(record.model, "failed", ours)
-    worker.metrics.on_images(record.model, "invalid", len(errors) - ours)
-    return finished
+        return Response(content, media_type=media_type, headers={"x-model": served.header, **(extra or {})})
 
 
 def _seconds(given: str | None, most: float) -> float:

@@ -6,7 +6,7 @@ Paths with a name in them, such as `/v2/models/{model}`, are looked for where th
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from typing import NamedTuple
@@ -14,8 +14,9 @@ from typing import NamedTuple
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.endpoint import refuse
+from serving.endpoint import WriteError, refuse
 from serving.process.loader import Loader
+from serving.wire.replies import problem
 
 
 class Route(NamedTuple):
@@ -32,19 +33,23 @@ async def _no_lifespan(_: Starlette) -> AsyncIterator[None]:
 
 
 class Application(Starlette):
-    """A Starlette application, for its lifespan, whose requests go straight to their endpoints."""
+    """A Starlette application, for its lifespan, whose requests go straight to their endpoints.
+
+    `errors` write what is wrong with a path or a method, by prefix; problem documents where there is none.
+    """
 
     def __init__(
         self,
         loader: Loader,
         routes: Iterable[Route],
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] = _no_lifespan,
+        errors: Mapping[str, WriteError] | None = None,
     ) -> None:
         super().__init__(lifespan=lifespan)
         self.state.loader = loader
         self.paths: dict[str, dict[str, ASGIApp]] = {}
         self._templates: dict[str, re.Pattern[str]] = {}
-        self._no_path = refuse(loader, HTTPStatus.NOT_FOUND, "no such path.", {})
+        self._errors = errors or {}
         self._wrong_method: dict[str, ASGIApp] = {}
         self._loader = loader
         self.add(routes)
@@ -61,6 +66,7 @@ class Application(Starlette):
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 "this path does not take that method.",
                 {"allow": ", ".join(self.paths[path])},
+                self._errors_of(path),
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,12 +75,17 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
             return
         path = scope["path"]
-        if path not in self.paths:
+        if path not in self.paths or path in self._templates:  # a client may write the braces of a template
             path = self._template_of(path, scope)
-        endpoint = self._no_path
         if (methods := self.paths.get(path)) is not None:
             endpoint = methods.get(scope["method"]) or self._wrong_method[path]
+        else:
+            endpoint = refuse(self._loader, HTTPStatus.NOT_FOUND, "no such path.", {}, self._errors_of(path))
         await endpoint(scope, receive, send)
+
+    def _errors_of(self, path: str) -> WriteError:
+        """The form of errors below a path: that of the API whose prefix it has."""
+        return next((write for prefix, write in self._errors.items() if path.startswith(prefix)), problem)
 
     def _template_of(self, path: str, scope: Scope) -> str:
         """The template that a path fits, whose names it puts into the scope; the path itself where there is none."""

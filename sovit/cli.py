@@ -470,7 +470,9 @@ def _cell(value: object, style: str = "") -> Any:
     """A table cell that shows every character as it is, brackets included, and loses none."""
     from rich.text import Text
 
-    return Text(str(value), style=style, overflow="fold")
+    # What a terminal would act upon is shown as a question mark.
+    shown = "".join(character if character.isprintable() else "?" for character in str(value))
+    return Text(shown, style=style, overflow="fold")
 
 
 def aligned(title: str, rows: Sequence[tuple[str, Any]]) -> str:

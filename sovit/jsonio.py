@@ -37,6 +37,7 @@ def explain(error: ValidationError, field_names: tuple[str, ...] = ()) -> str:
         "missing_keyword_only_argument": "missing",
         "dataclass_type": "must be an object",
         "dataclass_exact_type": "must be an object",
+        "model_type": "must be an object",
     }.get(first["type"], first["msg"].removeprefix("Value error, "))
     known = f" (known: {', '.join(field_names)})" if reason == "unknown field" and field_names else ""
     return f"{where}: {reason}{known}" if where else reason

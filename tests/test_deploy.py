@@ -471,7 +471,7 @@ def test_the_settings_fit_the_pod(either_manifest: dict[str, dict[str, Any]], be
         assert compiling["args"][4:] == list(config.artifacts.values())
         assert made["image"].startswith(compiling["image"].split(":")[0])
     else:
-        assert 0 < config.lanes * config.threads <= int(limits["cpu"]), "a pod sees all cores of its node"
+        assert 0 < config.lanes * config.threads <= int(limits["cpu"]), "no more threads than cores"
 
 
 def test_probes_and_times_let_a_pod_finish(either_manifest: dict[str, dict[str, Any]]) -> None:

@@ -45,12 +45,12 @@ def test_a_ticket_holds_what_has_come_until_its_block_ends() -> None:
         assert inside(place) == (1, 0, 0), "what is announced takes no room"
         ticket.read(30)
         ticket.read(30)
-        ticket.hold(place.line, 3)
+        ticket.hold(place.line, 3, LONG)
         assert inside(place) == (1, 3, 60)
         with pytest.raises(QueueFull, match="fill the memory"):
             place.enter(41, LONG, None)
         with place.enter(40, LONG, None) as other:
-            other.hold(place.line, 1)
+            other.hold(place.line, 1, LONG)
             with pytest.raises(QueueFull, match="queue is full"):
                 place.enter(0, LONG, None)
     assert inside(place) == (0, 0, 0)
@@ -68,8 +68,8 @@ def test_a_body_that_outgrows_the_room_is_refused_as_it_grows() -> None:
 def test_a_request_with_more_images_than_there_is_place_for_is_refused() -> None:
     place = door()
     with place.enter(0, LONG, None) as first, pytest.raises(QueueFull), place.enter(0, LONG, None) as second:
-        first.hold(place.line, 1)
-        second.hold(place.line, 4)
+        first.hold(place.line, 1, LONG)
+        second.hold(place.line, 4, LONG)
     assert inside(place) == (0, 0, 0)
 
 
@@ -78,7 +78,7 @@ def test_who_would_wait_longer_than_its_time_is_told_at_once_and_when_to_come_ba
     with place.enter(0, 0.1, None) as ticket:
         with place.enter(0, 0.1, None):
             pass  # nobody's body is whole yet: there is no wait
-        ticket.hold(place.line, 10)
+        ticket.hold(place.line, 10, LONG)
         with pytest.raises(QueueFull, match="longer than the request's time") as caught:
             place.enter(0, 28.0, None)
         assert 20 <= caught.value.retry_after <= 25
@@ -138,7 +138,7 @@ def test_no_order_of_coming_and_going_breaks_the_bounds(visits: list[tuple[int, 
             tickets.append(ticket)
             try:
                 ticket.read(size)
-                ticket.hold(place.line, images)
+                ticket.hold(place.line, images, LONG)
             except QueueFull:
                 assert place.images + images > 4
         assert place.images <= 4

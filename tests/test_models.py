@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from base64 import b64encode
+from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ import pytest
 from starlette.testclient import TestClient
 
 import serving.inference.model
+from serving.inference.engine import Engine
+from serving.inference.model import ServedModel
 from sovit.artifact import Artifact
 from sovit.checkpoint import save_checkpoint
 from sovit.client import Client
@@ -210,12 +215,13 @@ def test_a_real_service_swaps_under_load_without_a_failed_request(
     def ask() -> None:
         with httpx.Client(headers=ADMIN, timeout=30) as http:
             while not over.is_set():
-                reply = http.post(f"{url}/classify?top_k=4", content=jpeg(), headers=JPEG)
-                document = reply.json()
-                if reply.status_code == 200:
-                    answers.append((200, document["model"]["artifact"], len(document["results"][0]["predictions"])))
-                else:
-                    answers.append((reply.status_code, document["detail"], 0))
+                try:
+                    reply = http.post(f"{url}/classify?top_k=4", content=jpeg(), headers=JPEG)
+                    document = reply.json()
+                    results = document["results"][0]["predictions"]
+                    answers.append((reply.status_code, document["model"]["artifact"], len(results)))
+                except Exception as error:  # a connection that breaks is a failed request too
+                    answers.append((0, repr(error), 0))
 
     with service_process([*command, "--keys", keys], url, tmp_path / "log"):
         threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -231,6 +237,7 @@ def test_a_real_service_swaps_under_load_without_a_failed_request(
                 assert "model.onnx does not have the hash" in reply.json()["detail"]
                 seen = len(answers)
                 until(lambda seen=seen: len(answers) > seen + 20)
+        assert all(thread.is_alive() for thread in threads)
         over.set()
         for thread in threads:
             thread.join()
@@ -238,6 +245,115 @@ def test_a_real_service_swaps_under_load_without_a_failed_request(
     assert [answer for answer in answers if answer[0] != 200] == []
     assert all(classes == dims[artifact] for _, artifact, classes in answers), "labels go with the model"
     assert {artifact for _, artifact, _ in answers} == set(dims)
+
+
+def test_a_model_that_changes_while_a_body_comes_is_looked_at_again(
+    exported: Artifact, other: Artifact, keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever names a version gets that one or none; whoever wants scores is told when there are none any more."""
+    headless = replace(
+        other.manifest,
+        model=replace(other.manifest.model, num_classes=0),
+        labels=(),
+        outputs=other.manifest.outputs[:1],
+    )
+    with running(exported, keys=keys) as client:
+        monkeypatch.setattr(serving.inference.model, "read_manifest", lambda _: headless)
+        image = b64encode(jpeg()).decode()
+        tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [image]}
+        body = json.dumps({"inputs": [tensor], "outputs": [{"name": "scores"}]}).encode()
+        plain = json.dumps({"inputs": [tensor]}).encode()
+
+        worker = worker_of(client)
+        newcomer = worker.load("tiny", str(other.folder))
+        before = worker.models.find("tiny")
+
+        def swapping(content: bytes) -> Iterator[bytes]:
+            yield content[:50]
+            worker.models._models["tiny"] = newcomer
+            yield content[50:]
+
+        old = f"/v2/models/tiny/versions/{exported.sha256[:12]}/infer"
+        reply = client.post(old, content=swapping(plain), headers=ADMIN)
+        before.engine.close()
+        assert reply.status_code == 404, reply.text
+        assert "in version" in reply.json()["error"]
+        reply = client.post("/v2/models/tiny/infer", content=body, headers=ADMIN)
+        assert reply.status_code == 400
+        assert "no head" in reply.json()["error"]
+        reply = client.post("/v2/models/tiny/infer", content=plain, headers=ADMIN)
+        assert [output["name"] for output in reply.json()["outputs"]] == ["embedding"]
+
+
+def test_a_newcomer_that_cannot_run_is_refused_and_its_memory_freed(
+    exported: Artifact, other: Artifact, keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+
+    class Broken(FakeRuntime):
+        def run(self, *_: object) -> Any:
+            raise ZeroDivisionError
+
+        def close(self) -> None:
+            closed.append(True)
+
+    with running(exported, keys=keys) as client:
+        monkeypatch.setattr(
+            serving.inference.model, "open_lanes", lambda *_, **__: [Broken(other.manifest.model) for _ in range(2)]
+        )
+        detail = assert_problem(swap(client, other.folder), 422, "tiny stays as it was")["detail"]
+        assert "ZeroDivisionError" not in detail
+        assert closed == [True, True]
+        assert client.post("/embed", content=jpeg(), headers=JPEG | ADMIN).status_code == 200
+        assert_problem(swap(client, "relative/path"), 400, "whole path")
+
+
+def test_a_newcomer_that_vanishes_in_mid_load_leaves_nothing_behind(
+    exported: Artifact, other: Artifact, keys: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine_start = Engine.start
+    with running(exported, keys=keys) as client:
+        threads = threading.active_count()
+
+        def vanish(engine: Engine, *words: Any, **named: Any) -> None:
+            engine_start(engine, *words, **named)
+            shutil.rmtree(folder)
+            raise OSError("gone")
+
+        monkeypatch.setattr(Engine, "start", vanish)
+        for number in range(3):
+            folder = Path(shutil.copytree(other.folder, tmp_path / str(number)))
+            assert_problem(swap(client, folder), 422, "tiny stays as it was")
+        until(lambda: threading.active_count() == threads)
+        assert client.post("/embed", content=jpeg(), headers=JPEG | ADMIN).status_code == 200
+
+
+def test_a_stop_waits_for_no_newcomer(exported: Artifact, other: Artifact, keys: str) -> None:
+    """A model may take minutes to load; the admin is told that it was not swapped."""
+    loading, go_on = threading.Event(), threading.Event()
+    with running(exported, keys=keys) as client:
+        worker = worker_of(client)
+        load = worker.load
+
+        def slowly(name: str, reference: str) -> ServedModel:
+            loading.set()
+            go_on.wait(10)
+            late.append(load(name, reference))
+            return late[0]
+
+        late: list[ServedModel] = []
+        object.__setattr__(worker, "load", slowly)
+        replies: list[Any] = []
+        thread = threading.Thread(target=lambda: replies.append(swap(client, other.folder)))
+        thread.start()
+        loading.wait(10)
+        assert client.portal is not None
+        client.portal.call(worker.models.stop_loading)
+        thread.join(10)
+        assert_problem(replies[0], 503, "stays as it was")
+        go_on.set()
+        until(lambda: late and not late[0].engine.ready)
+        assert client.get("/model", headers=ADMIN).json()["artifact_sha256"] == exported.sha256
 
 
 def test_two_artifacts_with_one_name_are_refused(exported: Artifact, tmp_path: Path) -> None:

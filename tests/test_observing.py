@@ -82,23 +82,58 @@ def test_a_request_leaves_a_span_with_its_stages_below(exported: Artifact, monke
         assert earlier.end_time <= later.start_time + slack
 
 
-def test_the_stages_are_those_of_the_image_that_was_ready_last(
-    exported: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stages_are_those_of_the_image_that_was_ready_last(exported: Artifact) -> None:
+    """Two images, run one after the other: the second waits for the first, and the reply for the second."""
+    runtime, seconds = FakeRuntime(exported.manifest.model), 0.2
+    with running(exported, runtime, max_batch=1) as client:
+        runtime.seconds_per_call = seconds
+        reply = client.post("/embed", files=[("images", jpeg()), ("images", jpeg())])
+    timing = timings(reply.headers["server-timing"])
+    assert timing["queue"] > 1000 * seconds / 2, "most of the first image's run"
+    assert timing["infer"] >= 1000 * seconds, "its own run"
+
+
+def test_a_request_whose_time_ran_out_says_where(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = FakeRuntime(exported.manifest.model)
     with traced(exported, monkeypatch, runtime, max_batch=1) as (client, spans):
         runtime.gate.clear()
-        replies, threads = post_in_thread(client, 1)
+        first, threads = post_in_thread(client, 1)
         until(lambda: worker_of(client).models.find(None).engine.running)
-        more, others = post_in_thread(client, 1)
-        until(lambda: worker_of(client).models.find(None).engine.depth == 1)
+        late = client.post("/embed", content=jpeg(), headers=JPEG | {"x-request-timeout": "0.2"})
+        assert late.status_code == 504
+        timing = timings(late.headers["server-timing"])
+        assert timing["queue"] > 150
+        assert "infer" not in timing
         runtime.gate.set()
-        for thread in [*threads, *others]:
-            thread.join()
-        assert [reply.status_code for reply in replies + more] == [200, 200]
-        timing = timings(more[0].headers["server-timing"])
-        assert timing["queue"] > 0
-        assert len([span for span in spans() if span.name == "infer"]) == 2
+        threads[0].join()
+        assert first[0].status_code == 200
+        metrics = client.get("/metrics").text
+        assert 'sovit_images_total{model="tiny",outcome="failed"} 1.0' in metrics
+        assert 'sovit_images_total{model="tiny",outcome="ok"} 1.0' in metrics
+        failed = next(span for span in spans() if (span.attributes or {}).get("http.response.status_code") == 504)
+        assert failed.status.status_code.name == "ERROR"
+        below = [span.name for span in spans() if span.parent and span.parent.span_id == failed.context.span_id]
+        assert below == ["read", "queue", "decode", "queue"]
+
+
+def test_probes_are_no_refusals(exported: Artifact) -> None:
+    with running(exported) as client:
+        assert client.portal is not None
+        client.portal.call(worker_of(client).door.drain)
+        assert client.get("/readyz").status_code == 503
+        assert "sovit_rejected_total{" not in client.get("/metrics").text
+        assert client.post("/embed", content=jpeg(), headers=JPEG).status_code == 503
+        assert 'sovit_rejected_total{reason="draining"} 1.0' in client.get("/metrics").text
+
+
+def test_with_opentelemetry_turned_off_requests_are_answered(
+    exported: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    with traced(exported, monkeypatch, log_requests=True) as (client, _):
+        reply = client.post("/embed", content=jpeg(), headers=JPEG | {"traceparent": TRACEPARENT})
+    assert reply.status_code == 200
+    assert reply.headers["traceparent"].split("-")[1] == TRACE
 
 
 def test_a_failed_request_has_a_span_that_says_so(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +162,15 @@ def test_the_ratio_and_the_callers_choice_decide_what_is_sampled(
 
 @pytest.mark.parametrize(
     "given",
-    ["", "x", TRACEPARENT.upper(), f"ff{TRACEPARENT[2:]}", f"00-{'0' * 32}-{PARENT}-01", f"00-{TRACE}-{'0' * 16}-01"],
+    [
+        "",
+        "x",
+        TRACEPARENT.upper(),
+        f"ff{TRACEPARENT[2:]}",
+        f"{TRACEPARENT}-more",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+    ],
 )
 def test_without_an_exporter_a_trace_is_passed_on_or_begun(client: TestClient, given: str) -> None:
     begun = client.post("/embed", content=jpeg(), headers=JPEG | {"traceparent": given}).headers["traceparent"]
@@ -303,8 +346,7 @@ def test_a_real_service_sends_its_spans_and_logs_as_json(exported: Artifact, tmp
     ]
     assert names.count("POST /embed") == 3, "those of the last seconds are sent before the end"
     assert names.count("infer") == 3
-    text = log.read_text()
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line]  # all of them
     assert [line["request_id"] for line in lines if line["logger"] == "sovit.requests"] == ["r0", "r1", "r2"]
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
 

@@ -6,6 +6,8 @@ import json
 import struct
 from base64 import b64encode
 from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,9 @@ from tritonclient.utils import InferenceServerException
 from sovit.artifact import Artifact
 from sovit.client import Client
 from sovit.process import free_port, serving, sovit_serve
+from sovit.runtime.fake import FakeRuntime
 from tests.conftest import jpeg
-from tests.served import running, truncated_jpeg, worker_of
+from tests.served import post_in_thread, running, truncated_jpeg, until, worker_of
 
 IMAGES = [jpeg((200, 30, 90)), jpeg((0, 255, 0)), jpeg((9, 9, 255))]
 
@@ -185,6 +188,93 @@ def test_broken_bodies_are_400_in_the_protocols_form(client: TestClient) -> None
         assert set(response.json()) == {"error"}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"parameters": {"timeout": 10**400}},
+        {"parameters": {"timeout": -1}},
+        {"id": "HALF"},
+        {"outputs": [{"name": "scores", "parameters": {"classification": 10**30}}]},
+        {"inputs": [{"name": "image", "shape": [10**4000, 10**4000], "datatype": "BYTES", "data": ["eA=="]}]},
+        {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 10**50}}]},
+    ],
+)
+def test_absurd_values_are_400_and_never_reach_the_log(
+    client: TestClient, fields: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = [b64encode(IMAGES[0]).decode()]
+    body: dict[str, Any] = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": data}]}
+    content = json.dumps(body | fields).replace("HALF", "\\ud800SECRET")
+    response = client.post("/v2/models/tiny/infer", content=content)
+    assert response.status_code == 400, response.text
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("header", ["123456789012SECRET", "9" * 5000, "1_0", "+5", "٣"])
+def test_header_lengths_that_are_none_are_400_and_never_reach_the_log(
+    client: TestClient, header: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {b"inference-header-content-length": header.encode()}
+    response = client.post("/v2/models/tiny/infer", content=v2_body(IMAGES[0])[0], headers=headers)
+    assert response.status_code == 400
+    assert not caplog.records
+
+
+def test_as_many_images_as_a_request_may_have_come_in_rows_of_one(client: TestClient) -> None:
+    data = [[b64encode(IMAGES[0]).decode()]] * 64
+    body = {"inputs": [{"name": "image", "shape": [64, 1], "datatype": "BYTES", "data": data}]}
+    response = client.post("/v2/models/tiny/infer", json=body)
+    assert response.status_code == 200, response.text
+    assert response.json()["outputs"][0]["shape"] == [64, 32]
+
+
+def test_paths_written_as_templates_are_paths(client: TestClient) -> None:
+    for method, path in (
+        ("GET", "/v2/models/%7Bmodel%7D"),
+        ("GET", "/v2/models/{model}/versions/{version}"),
+        ("POST", "/v2/models/%7Bmodel%7D/infer"),
+        ("GET", "/v1/models/%7Bmodel%7D"),
+        ("GET", "/v2/models/tiny/config"),
+        ("POST", "/v1/chat/completions"),
+    ):
+        assert client.request(method, path).status_code == 404, path
+    for path in ("/v1/nothing", "/v1/embeddings"):
+        assert set(client.get(path).json()["error"]) == {"message", "type", "param", "code"}
+    for path in ("/v2/nothing", "/v2/models/tiny/infer"):
+        assert isinstance(client.get(path).json()["error"], str)
+    assert client.get("/v1/embeddings").status_code == 405
+
+
+def test_a_time_that_the_queue_is_too_long_for_is_refused_at_once(exported: Artifact) -> None:
+    runtime = FakeRuntime(exported.manifest.model)
+    with running(exported, runtime) as client:
+        line = worker_of(client).models.find(None).line
+        runtime.gate.clear()
+        waiting, threads = post_in_thread(client, 1)
+        until(lambda: line.images == 1)
+        data = [b64encode(IMAGES[0]).decode()]
+        body: dict[str, Any] = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": data}]}
+        line._rate._seconds = 5.0 * line._rate._images  # 5 s of work ahead
+        response = client.post("/v2/models/tiny/infer", json=body | {"parameters": {"timeout": 500_000}})
+        assert response.status_code == 429
+        runtime.gate.set()
+        threads[0].join()
+        assert waiting[0].status_code == 200
+
+
+def test_with_keys_nothing_is_said_of_models_without_one(exported: Artifact, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps([{"name": "a", "sha256": sha256(b"secret").hexdigest()}]))
+    with running(exported, keys=str(keys)) as client:
+        for path in ("/v2/models/tiny", "/v2/models/tiny/ready", "/v2/models/nope/ready", "/v1/models/tiny", "/stats"):
+            response = client.get(path)
+            assert response.status_code == 401, path
+            assert "tiny" not in response.text
+        for path in ("/v2/models/tiny/infer", "/v2/models/nope/infer", "/v1/embeddings"):
+            assert client.post(path).status_code == 401
+        assert client.get("/v2/health/ready").status_code == 200
+
+
 def test_an_element_longer_than_the_body_is_refused(client: TestClient) -> None:
     binary = struct.pack("<I", 2**32 - 1) + IMAGES[0]
     tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(binary)}}
@@ -215,7 +305,7 @@ def in_process(exported: Artifact) -> Iterator[TestClient]:
 @given(
     cut=st.integers(0, 400),
     length=st.integers(-5, 2000).map(str)
-    | st.text(st.characters(max_codepoint=255, exclude_categories=["C"]), max_size=9),
+    | st.text(st.characters(max_codepoint=255, exclude_categories=["C"]), max_size=40),
     place=st.integers(0, 300),
     noise=st.binary(max_size=12),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
+import serving.inference.model
 from sovit.artifact import Artifact
 from sovit.client import Client
 from sovit.cost import cost
-from sovit.process import free_port, serving, sovit_serve
+from sovit.process import free_port, sovit_serve
+from sovit.process import serving as service_process
 from tests.conftest import jpeg
 from tests.served import running, truncated_jpeg
 
@@ -30,7 +33,7 @@ def data_uri(image: bytes) -> str:
 def url(exported: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     found = f"http://127.0.0.1:{port}"
-    with serving(sovit_serve(exported.folder, port), found, tmp_path_factory.mktemp("openai") / "log"):
+    with service_process(sovit_serve(exported.folder, port), found, tmp_path_factory.mktemp("openai") / "log"):
         yield found
 
 
@@ -71,6 +74,12 @@ def test_every_form_of_input_gives_the_same(api: openai.OpenAI) -> None:
     assert np.linalg.norm(found[0]) == pytest.approx(1, abs=1e-6)
 
 
+def test_as_many_images_as_a_request_may_have_come_in_every_form(api: openai.OpenAI) -> None:
+    for item in (data_uri(IMAGES[0]), {"image": b64encode(IMAGES[0]).decode()}):
+        many: Any = [item] * 64
+        assert len(api.embeddings.create(model="tiny", input=many).data) == 64
+
+
 def test_it_lists_the_models(api: openai.OpenAI) -> None:
     assert [model.id for model in api.models.list()] == ["tiny"]
     assert api.models.retrieve("tiny").id == "tiny"
@@ -89,7 +98,7 @@ def test_errors_have_openais_form(api: openai.OpenAI) -> None:
         return body
 
     body = refused(openai.BadRequestError, dimensions=16)
-    assert "have 32" in body["message"]
+    assert "dimensions is not 32" in body["message"]
     assert (body["type"], body["param"]) == ("invalid_request_error", "dimensions")
     assert refused(openai.NotFoundError, model="text-embedding-3-small")["code"] == "model_not_found"
     assert "not text" in refused(openai.BadRequestError, input="a cat")["message"]
@@ -128,3 +137,34 @@ def test_bodies_that_are_none_are_400_in_openais_form(client: TestClient, conten
     response = client.post("/v1/embeddings", content=content, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_names_of_fields_come_back_short_and_printable(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("\\ud800", "\\u001b[31mHELLO", "x" * 5000):
+        content = f'{{"model": "tiny", "input": "x", "{name}": 1}}'
+        response = client.post("/v1/embeddings", content=content)
+        assert response.status_code == 400
+        assert len(response.text) < 1000
+        assert "\\u001b" not in response.text
+    assert not caplog.records
+    emoji = client.post("/v1/embeddings", content='{"model": "\\ud83d\\ude00", "input": "data:,"}')
+    assert emoji.status_code == 400, "a whole pair is a character"
+    assert "surrogate" not in emoji.text
+
+
+def test_a_model_without_a_head_says_so_whatever_the_body_is(
+    exported: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headless = replace(
+        exported.manifest,
+        model=replace(exported.manifest.model, num_classes=0),
+        labels=(),
+        outputs=exported.manifest.outputs[:1],
+    )
+    monkeypatch.setattr(serving.inference.model, "read_manifest", lambda _: headless)
+    with running(exported) as client:
+        response = client.post("/classify", content=b"", headers={"content-type": "image/jpeg"})
+        assert response.status_code == 400
+        assert "no classification head" in response.json()["detail"]
+        reply = client.post("/embed", content=IMAGES[0], headers={"content-type": "image/jpeg"})
+        assert reply.headers["x-model"] == f"tiny; artifact={exported.sha256[:12]}; precision=fp32; runtime=fake"

@@ -47,7 +47,7 @@ class Door:
             raise Draining("the service is shutting down; another instance will take the request.")
         if all(line.is_too_long(seconds) for line in lines):
             raise _too_long(min(lines, key=lambda line: line.wait))
-        ticket = Ticket(self, lines, seconds)
+        ticket = Ticket(self, lines)
         ticket.check(1, declared_bytes)
         if use is not None:
             ticket.held.enter_context(use.enter())
@@ -84,10 +84,9 @@ class Door:
 class Ticket:
     """A request's place in the house, given back when its block ends. `finished` counts its images with a result."""
 
-    def __init__(self, door: Door, lines: Sequence[Line], seconds: float) -> None:
+    def __init__(self, door: Door, lines: Sequence[Line]) -> None:
         self._door = door
         self._lines = lines
-        self._seconds = seconds
         self._line: Line | None = None
         self._images = self._bytes = 0
         self.held = ExitStack()
@@ -112,10 +111,12 @@ class Ticket:
         self._door.bytes += size
         self._bytes += size
 
-    def hold(self, line: Line, images: int) -> None:
-        """The body is whole, and has so many images for the model of this line. Raises `QueueFull`."""
-        # Where the model was not known before, this is the first look at its line.
-        if len(self._lines) > 1 and line.is_too_long(self._seconds):
+    def hold(self, line: Line, images: int, seconds: float) -> None:
+        """The body is whole, and has so many images for the model of this line. Raises `QueueFull`.
+
+        `seconds` are left: the body took some, and may have asked for less, or for a model that was not known before.
+        """
+        if line.is_too_long(seconds):
             raise _too_long(line)
         self.check(images, 0)
         self._door.images += images

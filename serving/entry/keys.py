@@ -110,10 +110,12 @@ class KeyFile:
             raise Unauthorized("this service needs a key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
         return found[0]
 
-    def require_admin(self, headers: Mapping[str, str]) -> None:
-        """Raise `Unauthorized` or `Forbidden` unless the request came with an admin key."""
-        if not self.find(headers).key.admin:
+    def require_admin(self, headers: Mapping[str, str]) -> KeyUse:
+        """The admin key that a request came with. Raises `Unauthorized` or `Forbidden`."""
+        use = self.find(headers)
+        if not use.key.admin:
             raise Forbidden("this needs an admin key.")
+        return use
 
     def _stamp(self) -> tuple[int, int]:
         try:

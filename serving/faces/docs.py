@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from functools import cache
+from typing import Final
 
 import orjson
 from starlette.requests import Request
@@ -14,6 +15,8 @@ from serving.wire.schema import JSON
 from serving.worker import Worker
 from sovit import __version__
 
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+
 
 async def openapi_json(_: Request, __: Worker | None) -> Response:
     """`GET /openapi.json`."""
@@ -22,7 +25,7 @@ async def openapi_json(_: Request, __: Worker | None) -> Response:
 
 async def docs(_: Request, __: Worker | None) -> Response:
     """`GET /docs`."""
-    return HTMLResponse(docs_page())
+    return HTMLResponse(docs_page(), headers={"content-security-policy": _POLICY, "x-content-type-options": "nosniff"})
 
 
 @cache

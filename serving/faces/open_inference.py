@@ -7,11 +7,12 @@ where `classification` asks for them. A model's version is the short hash of its
 
 from __future__ import annotations
 
+import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ from serving.observing.record import record_of
 from serving.road import Asked, answer, enter_key
 from serving.wire.body import count_images, decode_base64, load_json
 from serving.wire.replies import ErrorReply, Reply, Results, rows
-from serving.wire.schema import JSON
+from serving.wire.schema import JSON, clip
 from serving.worker import Worker, require_alive, require_ready
 from sovit import __version__
 from sovit.errors import BadRequest, NotReady, SoViTError
@@ -39,9 +40,12 @@ INPUT: Final = "image"
 _OCTETS: Final = "application/octet-stream"
 _MICROSECOND: Final = 1e-6
 _LENGTH: Final = struct.Struct("<I")
+_NUMBER: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
+_NESTED: Final = 32  # lists and objects of a body besides its images
 
 OutputName = Literal["embedding", "scores"]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Size = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class _Lenient(BaseModel):
@@ -51,7 +55,7 @@ class _Lenient(BaseModel):
 
 
 class _InputParameters(_Lenient):
-    binary_data_size: Annotated[int, Field(ge=0)] | None = None
+    binary_data_size: Size | None = None
     shared_memory_region: str | None = None
 
 
@@ -65,7 +69,7 @@ class _Input(_Lenient):
 
 class _OutputParameters(_Lenient):
     binary_data: bool | None = None
-    classification: Annotated[int, Field(ge=0)] = 0
+    classification: Size = 0
     shared_memory_region: str | None = None
 
 
@@ -76,7 +80,7 @@ class _Output(_Lenient):
 
 class _Parameters(_Lenient):
     binary_data_output: bool = False
-    timeout: Annotated[int, Field(ge=0)] = 0  # microseconds; 0 is none
+    timeout: Size = 0  # microseconds; 0 is none
 
 
 class _Infer(_Lenient):
@@ -88,10 +92,10 @@ class _Infer(_Lenient):
 
 @dataclass(frozen=True)
 class _Wanted:
-    """One output of a reply: numbers, or the best `classes` in words."""
+    """One output of a reply: numbers, or the best `classes` in words; in which form, unless that is left open."""
 
     name: OutputName
-    binary: bool
+    binary: bool | None = None
     classes: int = 0
 
 
@@ -115,6 +119,7 @@ async def ready(_: Request, worker: Worker) -> Response:
 
 async def model_ready(request: Request, worker: Worker) -> Response:
     """`GET /v2/models/NAME[/versions/VERSION]/ready`."""
+    enter_key(request, worker)
     found = _find(request, worker)
     if not found.engine.ready or worker.door.draining:
         raise NotReady(f"{found.name} is not ready.")
@@ -139,10 +144,12 @@ async def metadata(request: Request, worker: Worker) -> Response:
 async def infer(request: Request, worker: Worker) -> Response:
     """`POST /v2/models/NAME[/versions/VERSION]/infer`."""
     use = enter_key(request, worker)
-    found = _find(request, worker)
     length = request.headers.get(HEADER_LENGTH)
-    parse = partial(_parse, found, length, worker.config.max_images, record_of(request).request_id)
-    return await answer(request, worker, use, parse, model=found.name)
+    parse = partial(_parse, length, worker.config.max_images, record_of(request).request_id)
+    version = request.path_params.get("version")
+    return await answer(
+        request, worker, use, parse, model=request.path_params["model"], check=partial(_check_version, version)
+    )
 
 
 def write_error(error: SoViTError, request_id: str, _: Mapping[int, SoViTError]) -> ErrorReply:
@@ -153,26 +160,33 @@ def write_error(error: SoViTError, request_id: str, _: Mapping[int, SoViTError])
 
 def _find(request: Request, worker: Worker) -> ServedModel:
     found = worker.models.find(request.path_params["model"])
-    version = request.path_params.get("version", found.version)
-    if version != found.version:
-        raise UnknownModel(f"{found.name} is served in version {found.version} only.")
+    _check_version(request.path_params.get("version"), found)
     return found
 
 
-def _parse(model: ServedModel, header_length: str | None, most: int, request_id: str, content: bytes) -> Asked:
+def _check_version(version: str | None, model: ServedModel) -> None:
+    if version not in (None, model.version):
+        raise UnknownModel(f"{model.name} is served in version {model.version} only.")
+
+
+def _parse(header_length: str | None, most: int, request_id: str, content: bytes) -> Asked:
     length = len(content)
     if header_length is not None:
-        length = int(header_length) if header_length.isascii() and header_length[:12].isdigit() else -1
+        length = int(header_length) if _NUMBER.fullmatch(header_length) else -1
         if not 0 <= length <= len(content):
             raise BadRequest("Inference-Header-Content-Length must be the number of bytes of the JSON in the body.")
     try:
-        asked = _Infer.model_validate(load_json(content[:length], most))
+        asked = _Infer.model_validate(load_json(content[:length], most, max_nested=most + _NESTED))
     except ValidationError as error:
-        raise BadRequest(f"{explain(error)[:200]}.") from error
+        raise BadRequest(f"{clip(explain(error))}.") from error
     images = _images(asked.inputs, content[length:], most)
-    wanted = _wanted(asked, model)
-    seconds = asked.parameters.timeout * _MICROSECOND or float("inf")
-    return Asked(images, partial(_write, wanted, asked.id or request_id), model.name, seconds=seconds)
+    wanted = _wanted(asked)
+    return Asked(
+        images,
+        partial(_write, wanted, asked.parameters.binary_data_output, asked.id or request_id),
+        check=partial(_check_outputs, wanted),
+        seconds=asked.parameters.timeout * _MICROSECOND or math.inf,
+    )
 
 
 def _images(inputs: Sequence[_Input], binary: bytes, most: int) -> list[bytes]:
@@ -197,8 +211,8 @@ def _images(inputs: Sequence[_Input], binary: bytes, most: int) -> list[bytes]:
         if size != len(binary):
             raise BadRequest(f"binary_data_size is {size}, and {len(binary)} bytes follow the JSON.")
         images = _elements(binary, most)
-    if len(images) != prod(tensor.shape):
-        raise BadRequest(f"the shape has {prod(tensor.shape)} elements, and the input {len(images)}.")
+    if len(images) != math.prod(tensor.shape):
+        raise BadRequest(f"the shape has {math.prod(tensor.shape)} elements, and the input {len(images)}.")
     if tensor.shape[1:] not in ([], [1]):
         raise BadRequest(f"the shape of `{INPUT}` is [B] or [B, 1].")
     for index, image in enumerate(images):
@@ -227,35 +241,42 @@ def _elements(binary: bytes, most: int) -> list[bytes]:
     return images
 
 
-def _wanted(asked: _Infer, model: ServedModel) -> list[_Wanted]:
-    has_head = bool(model.spec.model.num_classes)
-    default = asked.parameters.binary_data_output
-    if not asked.outputs:
-        names: tuple[OutputName, ...] = ("embedding", "scores") if has_head else ("embedding",)
-        return [_Wanted(name, default) for name in names]
-    if len({output.name for output in asked.outputs}) < len(asked.outputs):
+def _wanted(asked: _Infer) -> list[_Wanted]:
+    """The outputs that are asked for by name."""
+    outputs = asked.outputs or []
+    if len({output.name for output in outputs}) < len(outputs):
         raise BadRequest("an output is asked for twice.")
     wanted = []
-    for output in asked.outputs:
+    for output in outputs:
         parameters = output.parameters
-        if output.name not in ("embedding", "scores") or (output.name == "scores" and not has_head):
-            has = "the outputs `embedding` and `scores`" if has_head else "one output, `embedding`"
-            raise BadRequest(f"there is no such output: this model has {has}.")
+        if output.name not in ("embedding", "scores"):
+            raise BadRequest("there is no such output: models have `embedding`, and `scores` where they have a head.")
         if parameters.shared_memory_region is not None:
             raise BadRequest("this service has no shared memory; take the outputs from the reply.")
         if parameters.classification and output.name != "scores":
             raise BadRequest("classification is for the output `scores`.")
-        binary = default if parameters.binary_data is None else parameters.binary_data
         name: OutputName = "scores" if output.name == "scores" else "embedding"
-        wanted.append(_Wanted(name, binary, parameters.classification))
+        wanted.append(_Wanted(name, parameters.binary_data, parameters.classification))
     return wanted
 
 
-def _write(wanted: Sequence[_Wanted], request_id: str, model: ServedModel, results: Results) -> Reply:
+def _check_outputs(wanted: Sequence[_Wanted], model: ServedModel) -> None:
+    if not model.spec.model.num_classes and any(output.name == "scores" for output in wanted):
+        raise BadRequest("there is no such output: this model has no head, and one output, `embedding`.")
+
+
+def _all_outputs(model: ServedModel) -> list[_Wanted]:
+    names: tuple[OutputName, ...] = ("embedding", "scores") if model.spec.model.num_classes else ("embedding",)
+    return [_Wanted(name) for name in names]
+
+
+def _write(
+    wanted: Sequence[_Wanted], binary_default: bool, request_id: str, model: ServedModel, results: Results
+) -> Reply:
     outputs, binary = [], []
-    for output in wanted:
+    for output in wanted or _all_outputs(model):
         tensor, data = _tensor(output, model, results)
-        if output.binary:
+        if binary_default if output.binary is None else output.binary:
             content = data.astype("<f4").tobytes() if data.dtype != object else _packed(data)
             tensor["parameters"] = {"binary_data_size": len(content)}
             binary.append(content)

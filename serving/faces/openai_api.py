@@ -17,9 +17,9 @@ from starlette.responses import Response
 from serving.inference.model import ServedModel
 from serving.inference.models import UnknownModel
 from serving.road import Asked, answer, enter_key
-from serving.wire.body import count_images, decode_base64, load_json
+from serving.wire.body import MAX_FIELDS, count_images, decode_base64, load_json
 from serving.wire.replies import ErrorReply, Reply, Results, base64_rows, rows
-from serving.wire.schema import JSON
+from serving.wire.schema import JSON, clip
 from serving.worker import Worker
 from sovit.cost import cost
 from sovit.errors import BadRequest, RateLimited, Refused, SoViTError, Unauthorized
@@ -53,7 +53,7 @@ class WrongParameter(BadRequest):
 async def embeddings(request: Request, worker: Worker) -> Response:
     """`POST /v1/embeddings`."""
     use = enter_key(request, worker)
-    return await answer(request, worker, use, partial(_parse, worker), model=None)
+    return await answer(request, worker, use, partial(_parse, worker.config.max_images), model=None)
 
 
 async def models(request: Request, worker: Worker) -> Response:
@@ -87,28 +87,34 @@ def write_error(error: SoViTError, request_id: str, items: Mapping[int, SoViTErr
     return ErrorReply(status, orjson.dumps(body), JSON)
 
 
-def _parse(worker: Worker, content: bytes) -> Asked:
-    most = worker.config.max_images
-    fields = load_json(content, most, max_nested=most + _NESTED)
+def _parse(most: int, content: bytes) -> Asked:
+    fields = load_json(content, most, max_nested=most + _NESTED, max_fields=most + MAX_FIELDS)
     try:
         asked = _Embeddings.model_validate(fields)
     except ValidationError as error:
-        where = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])[:40]
-        raise WrongParameter(f"{explain(error, tuple(_Embeddings.model_fields))[:200]}.", where) from error
+        where = clip(str(error.errors(include_url=False, include_input=False)[0]["loc"][0]))
+        raise WrongParameter(f"{clip(explain(error, tuple(_Embeddings.model_fields)))}.", where) from error
     given = asked.input if isinstance(asked.input, list) else [asked.input]
     if not given:
         raise WrongParameter("input is an empty list; send at least one image.", "input")
     count_images(given, most)
     images = [_image(item, index) for index, item in enumerate(given)]
-    served = worker.models.find(asked.model)
-    dim = served.spec.model.width
-    if asked.dimensions not in (None, dim):
+    return Asked(
+        images,
+        partial(_write, asked.encoding_format),
+        model=asked.model,
+        check=partial(_check_dimensions, asked.dimensions),
+    )
+
+
+def _check_dimensions(dimensions: int | None, model: ServedModel) -> None:
+    dim = model.spec.model.width
+    if dimensions not in (None, dim):
         raise WrongParameter(
-            f"dimensions is {asked.dimensions}, and the embeddings of this model have {dim}: it was not trained to be "
-            "cut short. Leave dimensions out.",
+            f"dimensions is not {dim}, the length of this model's embeddings: it was not trained to be cut short. "
+            "Leave dimensions out.",
             "dimensions",
         )
-    return Asked(images, partial(_write, asked.encoding_format), asked.model)
 
 
 def _image(item: object, index: int) -> bytes:

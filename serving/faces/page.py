@@ -21,7 +21,7 @@ _MEDIA_TYPES: Final = {
 }
 # The page may load its own files and talk to its own service, and nothing else: no inline script or style, no frame.
 _POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ _TINY_SECONDS: Final = 0.002  # below it is the runtime's own overhead, which a 
 _WORTHWHILE: Final = 0.95  # of the time for an image in the next smaller batch
 
 Image = NDArray[np.uint8]
+_NOTHING: Final = np.empty(0, np.uint8)
 Outputs = dict[str, NDArray[np.float32]]
 
 
@@ -45,11 +47,14 @@ class Result(NamedTuple):
     ended: float
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
+@dataclass(eq=False)
+class Job:
+    """An image on its way; `began` is when its run did, 0 before."""
+
     image_YXC: Image
     deadline: float
     future: Future[Result]
+    began: float = 0.0
 
 
 class Engine:
@@ -64,7 +69,7 @@ class Engine:
     ) -> None:
         self._runtimes = list(runtimes)
         self._on_batch = on_batch
-        self._queue: deque[_Job] = deque()
+        self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
         self._open = False
         self.seconds_per_image = 0.0  # as the warm-up found it
@@ -130,19 +135,21 @@ class Engine:
         """Images waiting."""
         return len(self._queue)
 
-    def submit(self, image_YXC: Image, deadline: float, future: Future[Result]) -> None:
+    def submit(self, image_YXC: Image, deadline: float, future: Future[Result]) -> Job:
         """Queue one image; `deadline` is a `time.monotonic()` value. The future gets its result.
 
         It raises `DeadlineExceeded`, `RuntimeFailure`, or `NotReady` where no work is taken; cancelling it while it
         waits frees its place.
         """
+        job = Job(image_YXC, deadline, future)
         with self._changed:
             if self._open:
-                self._queue.append(_Job(image_YXC, deadline, future))
+                self._queue.append(job)
                 self._changed.notify()
-                return
+                return job
         if future.set_running_or_notify_cancel():
             future.set_exception(NotReady("the service is not ready."))
+        return job
 
     def forget(self, futures: Sequence[Future[Result]]) -> None:
         """Cancel what still waits of these and take it out of the queue at once."""
@@ -161,8 +168,8 @@ class Engine:
         for lane in self._lanes:
             lane.join(self.longest_seconds)
         # What is stuck is left to the end of the process: freeing an engine that runs would crash it.
-        for runtime, lane in zip(self._runtimes, self._lanes, strict=False):
-            if not lane.is_alive():
+        for runtime, lane in zip_longest(self._runtimes, self._lanes):  # a start that failed has no lanes
+            if lane is None or not lane.is_alive():
                 runtime.close()
 
     def _run_lane(self, number: int) -> None:
@@ -175,9 +182,9 @@ class Engine:
                 if self._on_batch is not None:
                     self._on_batch(size, time.monotonic() - began)
 
-    def _next_batch(self) -> list[_Job]:
+    def _next_batch(self) -> list[Job]:
         """Wait for work; an empty list means the engine is closed and the queue is done."""
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         with self._changed:
             while not jobs:
                 while not self._queue:
@@ -191,8 +198,10 @@ class Engine:
                 jobs = [job for job in taken if job.future.set_running_or_notify_cancel()]
         return jobs
 
-    def _run_batch(self, number: int, jobs: list[_Job]) -> None:
+    def _run_batch(self, number: int, jobs: list[Job]) -> None:
         began = time.monotonic()
+        for job in jobs:
+            job.began = began
         try:
             self._stuck_at[number] = began + self._patience(len(jobs))
             try:
@@ -210,9 +219,11 @@ class Engine:
                 return
             logger.exception("the runtime failed on an image")
             failure = error if isinstance(error, SoViTError) else RuntimeFailure("the model failed on this image.")
+            jobs[0].image_YXC = _NOTHING
             jobs[0].future.set_exception(failure)
             return
         for job, row in zip(jobs, rows, strict=True):
+            job.image_YXC = _NOTHING  # the job may be kept for its time
             job.future.set_result(Result(row, began, ended))
 
 
@@ -231,7 +242,7 @@ def _timed(runtime: Runtime, batch_BYXC: Image) -> float:
     return time.perf_counter() - began
 
 
-def _wanted(job: _Job) -> bool:
+def _wanted(job: Job) -> bool:
     """Whether anybody still waits for a job. One whose time ran out is told so."""
     if not job.future.cancelled() and time.monotonic() < job.deadline:
         return True

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from serving.config import ServeConfig
 from serving.entry.line import Line
@@ -41,6 +42,12 @@ class ServedModel:
         }
 
     @property
+    def header(self) -> str:
+        """The same as a header, for replies that have no place for it."""
+        rest = {key: value for key, value in self.summary.items() if key != "name"}
+        return "; ".join([quote(self.name), *(f"{key}={value}" for key, value in rest.items())])
+
+    @property
     def version(self) -> str:
         """The short hash of its artifact."""
         return self.artifact[:12]
@@ -51,6 +58,7 @@ def load_model(name: str, reference: str, config: ServeConfig, on_batch: OnBatch
     folder = artifact_folder(reference)
     manifest = read_manifest(folder)
     artifact = Artifact(folder, manifest)
+    sha256 = artifact.sha256  # now: the folder may be gone later
     setting = setting_for(
         artifact, config.tuned_for, runtime=config.runtime, threads=config.threads, lanes=config.lanes,
         batch=config.max_batch,
@@ -66,11 +74,15 @@ def load_model(name: str, reference: str, config: ServeConfig, on_batch: OnBatch
         finally:
             checked.result()  # a file that was changed is the better explanation of a failed load
     engine = Engine(runtimes, max_batch=setting.batch, on_batch=lambda images, seconds: on_batch(name, images, seconds))
-    images, _ = artifact.reference()
-    engine.start(images[0], every_size=bool(config.max_batch))
+    try:
+        images, _ = artifact.reference()
+        engine.start(images[0], every_size=bool(config.max_batch))
+    except BaseException:
+        engine.close()
+        raise
     return ServedModel(
         name=name,
-        artifact=artifact.sha256,
+        artifact=sha256,
         precision=manifest.precision,
         runtime=setting.runtime,
         spec=manifest,

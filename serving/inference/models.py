@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
-from serving.entry.line import Line
 from serving.inference.model import ServedModel
 from sovit.errors import Draining, SoViTError
-
-logger = logging.getLogger(__name__)
 
 
 class UnknownModel(SoViTError):
@@ -25,8 +23,8 @@ class Models:
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
         self._models = {model.name: model for model in models}
-        self._swapping = asyncio.Lock()
-        self._open = True
+        self._swapping = {name: asyncio.Lock() for name in self._models}
+        self._loads: set[asyncio.Future[ServedModel]] = set()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
@@ -50,9 +48,9 @@ class Models:
             raise UnknownModel(f"no such model is served; there is {', '.join(self._models)}.")
         return found
 
-    def lines(self, name: str | None) -> list[Line]:
-        """The line that a request for a model joins; all of them while its model is not known."""
-        return [model.line for model in self] if name is None else [self.find(name).line]
+    def candidates(self, name: str | None) -> list[ServedModel]:
+        """The model of a name, or all that it may be while it is not known."""
+        return list(self) if name is None else [self.find(name)]
 
     async def swap(self, name: str, load: Callable[[], ServedModel]) -> tuple[ServedModel, ServedModel]:
         """Load a model and let it take over its name; returns it and the one before.
@@ -61,19 +59,48 @@ class Models:
         What `load` raises leaves everything as it was.
         """
         self.find(name)
-        async with self._swapping:
-            new = await asyncio.to_thread(load)
-            if not self._open:
-                await asyncio.to_thread(new.engine.close)
-                raise Draining("the service has been shut down meanwhile.")
+        async with self._swapping[name]:
+            new = await self._load(load)
             old, self._models[name] = self._models[name], new
-            logger.info("%s serves %s, in place of %s", name, new.version, old.version)
             await old.line.empty()
             await asyncio.to_thread(old.engine.close)
         return new, old
 
+    def stop_loading(self) -> None:
+        """End swaps whose newcomer is not loaded yet. Called on the event loop."""
+        for future in list(self._loads):
+            if not future.done():
+                future.set_exception(Draining("the service is shutting down; the model stays as it was."))
+
     def close(self) -> None:
         """Finish what is queued and free all."""
-        self._open = False
         for model in self:
             model.engine.close()
+
+    async def _load(self, load: Callable[[], ServedModel]) -> ServedModel:
+        """Load in a thread that nobody has to wait for: it may take minutes, and a stop does not."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[ServedModel] = loop.create_future()
+
+        def hand_over(new: ServedModel | None, error: BaseException | None) -> None:
+            if future.done():  # the service stops
+                if new is not None:
+                    new.engine.close()
+            elif new is not None:
+                future.set_result(new)
+            else:
+                future.set_exception(error or RuntimeError("nothing was loaded."))
+
+        def run() -> None:
+            new, error = None, None
+            try:
+                new = load()
+            except BaseException as caught:
+                error = caught
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(hand_over, new, error)
+
+        self._loads.add(future)
+        future.add_done_callback(self._loads.discard)
+        threading.Thread(target=run, name="load", daemon=True).start()
+        return await future

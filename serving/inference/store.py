@@ -7,18 +7,18 @@ from typing import Final
 
 from sovit.errors import ConfigError, MissingDependency
 
-_STORE: Final = "bentoml:"
+STORE: Final = "bentoml:"
 
 
 def artifact_folder(reference: str) -> Path:
     """The folder that a path or `bentoml:TAG` names. Raises `ConfigError` for a tag that the store does not have."""
-    if not reference.startswith(_STORE):
+    if not reference.startswith(STORE):
         return Path(reference)
     try:
         import bentoml
     except ImportError as error:
         raise MissingDependency("bentoml is not installed: pip install 'sovit[serving]'.") from error
-    tag = reference.removeprefix(_STORE)
+    tag = reference.removeprefix(STORE)
     try:
         return Path(bentoml.models.get(tag).path)
     except (bentoml.exceptions.BentoMLException, ValueError) as error:

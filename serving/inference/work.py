@@ -12,14 +12,52 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from serving.inference.decoders import Decoders
-from serving.inference.engine import Outputs, Result
+from serving.inference.engine import Job, Outputs, Result
 from serving.inference.model import ServedModel
-from serving.observing.record import Stage
+from serving.observing.record import Outcome, Stage, StageName
 from sovit.decode import DecodeOptions
 from sovit.errors import DeadlineExceeded, SoViTError
+
+_FAULT_OF_OURS: Final = 500
+
+
+@dataclass(slots=True)
+class _Image:
+    """One image on its way; of its times 0 is not yet."""
+
+    future: Future[Result]
+    decode_began: float = 0.0
+    decode_ended: float = 0.0
+    job: Job | None = None
+
+    @property
+    def was_bad(self) -> bool:
+        """Whether it failed, other than by its time."""
+        error = self.future.exception() if _has_ended(self.future) else None
+        return error is not None and not isinstance(error, DeadlineExceeded)
+
+    def stages(self, began: float, now: float) -> list[Stage]:
+        """What it came through since `began`; the last one is where it is `now`, unless it is done."""
+        result = self.future.result() if _has_ended(self.future) and self.future.exception() is None else None
+        run_began = result.began if result else self.job.began if self.job else 0.0
+        way: tuple[tuple[StageName, float], ...] = (
+            ("queue", self.decode_began),
+            ("decode", self.decode_ended),
+            ("queue", run_began),
+            ("infer", result.ended if result else 0.0),
+        )
+        found = []
+        for name, end in way:
+            found.append(Stage(name, began, end or now))
+            if not end:
+                break
+            began = end
+        return found
 
 
 class Work:
@@ -44,41 +82,44 @@ class Work:
         self._undecoded = self._unfinished = len(images)
         self._bad = False
         self._began = time.monotonic()
-        self._decoded = [(0.0, 0.0)] * len(images)  # began, ended
-        self._futures: list[Future[Result]] = [Future() for _ in images]
-        for future in self._futures:
-            future.add_done_callback(self._on_finished)
-        decoders.submit([partial(self._decode, index, content) for index, content in enumerate(images)])
+        self._images = [_Image(Future()) for _ in images]
+        for image in self._images:
+            image.future.add_done_callback(self._on_finished)
+        decoders.submit(
+            [partial(self._decode, image, content) for image, content in zip(self._images, images, strict=True)]
+        )
 
     def results(self) -> list[Outputs | SoViTError]:
         """Outputs or error of each image, in order. Of a request that fails, only images with an error are sure."""
         results: list[Outputs | SoViTError] = []
-        for future in self._futures:
-            error = future.exception() if _has_ended(future) else None
+        for future in self._futures():
+            has_ended = _has_ended(future)  # asked once: it may end between two looks
+            error = future.exception() if has_ended else None
             if isinstance(error, SoViTError):
                 results.append(error)
             elif error is not None:
                 raise error
             else:
-                results.append(future.result().outputs if _has_ended(future) else {})
+                results.append(future.result().outputs if has_ended else {})
         return results
 
+    def outcomes(self) -> dict[Outcome, int]:
+        """How many images have a result, were bad, or failed by us: in their run, or as their time ran out."""
+        found: dict[Outcome, int] = {"ok": 0, "invalid": 0, "failed": 0}
+        for future in self._futures():
+            if _has_ended(future):
+                error = future.exception()
+                is_theirs = isinstance(error, SoViTError) and error.status < _FAULT_OF_OURS
+                found["ok" if error is None else "invalid" if is_theirs else "failed"] += 1
+            elif time.monotonic() >= self.deadline:
+                found["failed"] += 1
+        return found
+
     def stages(self) -> list[Stage]:
-        """The way of the image that was ready last."""
-        ran = [
-            (future.result(), decoded)
-            for future, decoded in zip(self._futures, self._decoded, strict=True)
-            if _has_ended(future) and future.exception() is None
-        ]
-        if not ran:
-            return []
-        result, (began, ended) = max(ran, key=lambda one: one[0].ended)
-        return [
-            Stage("queue", self._began, began),
-            Stage("decode", began, ended),
-            Stage("queue", ended, result.began),
-            Stage("infer", result.began, result.ended),
-        ]
+        """The way of the image that was ready last; of one that never was, where it has come to."""
+        now = time.monotonic()
+        ways = [image.stages(self._began, now) for image in self._images if not image.was_bad]
+        return max(ways, key=lambda way: way[-1].ended, default=[])
 
     def fail(self, error: Exception) -> None:
         """End the wait with an error, unless the work is done."""
@@ -87,26 +128,32 @@ class Work:
 
     def give_up(self) -> None:
         """Take what has not run yet out of the way."""
-        self._model.engine.forget(self._futures)
+        self._model.engine.forget(self._futures())
 
-    def _decode(self, index: int, content: bytes) -> None:
-        future = self._futures[index]
+    def _futures(self) -> list[Future[Result]]:
+        return [image.future for image in self._images]
+
+    def _decode(self, image: _Image, content: bytes) -> None:
+        future = image.future
         failed = True
-        began = time.monotonic()
+        image.decode_began = time.monotonic()
         try:
             if not future.cancelled():
-                if began > self.deadline:
+                if image.decode_began > self.deadline:
                     raise DeadlineExceeded("the request's time ran out before the image was decoded.")
-                image = self._model.spec.preprocess(content, self._decode_options)
+                pixels = self._model.spec.preprocess(content, self._decode_options)
                 failed = False
+        except SoViTError as error:
+            # Its traceback knows this future, and the image: both would stay until Python looks for such circles.
+            error.__cause__ = error.__context__ = None
+            _fail(future, error.with_traceback(None))
         except Exception as error:
-            with suppress(InvalidStateError):  # nobody waits for it any more
-                future.set_exception(error)
+            _fail(future, error)
         finally:
-            self._decoded[index] = began, time.monotonic()
+            image.decode_ended = time.monotonic()
             self._on_decoded(failed)
         if not failed:
-            self._model.engine.submit(image, self.deadline, future)
+            image.job = self._model.engine.submit(pixels, self.deadline, future)
 
     def _on_decoded(self, failed: bool) -> None:
         with self._lock:
@@ -130,6 +177,11 @@ class Work:
     def _set_done(self) -> None:
         if not self.done.done():
             self.done.set_result(None)
+
+
+def _fail(future: Future[Result], error: Exception) -> None:
+    with suppress(InvalidStateError):  # nobody waits for it any more
+        future.set_exception(error)
 
 
 def _has_ended(future: Future[Result]) -> bool:

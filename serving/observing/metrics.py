@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
-from serving.observing.record import STAGES, Record
+from serving.observing.record import STAGES, Outcome, Record
 
 # BentoML has its workers keep their counters in files, to add them up: read when the package is imported. There is one
 # worker, and memory does.
@@ -27,8 +27,6 @@ from prometheus_client import (
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-
-Outcome = Literal["ok", "invalid", "failed"]
 
 
 class ModelState(NamedTuple):
@@ -64,7 +62,7 @@ class Metrics:
         )
         self._stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
         self.rejected = Counter(
-            "sovit_rejected", "Requests refused at the door, by reason.", ["reason"], registry=registry
+            "sovit_rejected", "Requests with images that were refused, by reason.", ["reason"], registry=registry
         )
         self.images = Counter("sovit_images", "Images by what became of them.", ["model", "outcome"], registry=registry)
         self.batch_images = Histogram(

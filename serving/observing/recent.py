@@ -12,7 +12,7 @@ _MOST: Final = 4096  # values; of a busier minute its latest part tells
 
 
 class Recent:
-    """Values with their time; deques of one writer each, which any thread may read."""
+    """Values with their time. Any thread may add and read: a deque does either at once."""
 
     def __init__(self) -> None:
         self._latencies: deque[tuple[float, float]] = deque(maxlen=_MOST)

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, get_args
 from starlette.requests import Request
 
 StageName = Literal["read", "decode", "queue", "infer", "encode"]
+Outcome = Literal["ok", "invalid", "failed"]  # of an image: "invalid" is its own fault, "failed" ours
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 

@@ -31,7 +31,7 @@ def remember_artifact(name: str, reference: str) -> None:
     whole = path.with_suffix(".new")
     try:
         settings = read_json(path)
-        settings["artifacts"][name] = str(Path(reference).resolve()) if Path(reference).is_dir() else reference
+        settings["artifacts"][name] = reference
         write_json(whole, settings)
         whole.replace(path)
     except (OSError, ConfigError) as error:

@@ -37,6 +37,7 @@ async def stop_when_drained(loader: Loader) -> AsyncIterator[None]:
 
     async def drain_then(number: int) -> None:
         if (worker := loader.worker) is not None:
+            worker.models.stop_loading()
             await worker.door.drain()
             loader.worker = None
             await asyncio.to_thread(worker.close)  # which takes a while with a large model

@@ -9,11 +9,13 @@ from __future__ import annotations
 import binascii
 import json
 import logging
+import re
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
@@ -24,6 +26,8 @@ from sovit.errors import BadRequest, TooLarge, UnsupportedMediaType
 MAX_FIELD_BYTES: Final = 4096
 MAX_NESTED: Final = 32  # lists and objects in a JSON body
 MAX_FIELDS: Final = 64  # of a form or a JSON body, besides images
+
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 # The parser's own warnings quote the payload, which belongs in no log.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -114,12 +118,14 @@ def _too_many(limit: int) -> TooLarge:
     return TooLarge(f"the request holds more than {limit} images.")
 
 
-def load_json(body: bytes, max_images: int, *, max_nested: int = MAX_NESTED) -> dict[str, Any]:
+def load_json(
+    body: bytes, max_images: int, *, max_nested: int = MAX_NESTED, max_fields: int = MAX_FIELDS
+) -> dict[str, Any]:
     """A JSON object with at most so many images in it. Raises `BadRequest` and `TooLarge`."""
     # Values cost many times the bytes they are written in: what cannot be ours is not even parsed.
     if body.count(b"[") + body.count(b"{") > max_nested:
         raise BadRequest("the JSON body holds more lists and objects than any request of this service.")
-    if body.count(b'":') > MAX_FIELDS:
+    if body.count(b'":') > max_fields:
         raise BadRequest("the JSON body holds more fields than any request of this service.")
     if body.count(b",") > 2 * max_images + MAX_FIELDS:  # a data URI has one of its own
         raise _too_many(max_images)
@@ -127,8 +133,13 @@ def load_json(body: bytes, max_images: int, *, max_nested: int = MAX_NESTED) -> 
         data = json.loads(body, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise BadRequest("the body is not valid JSON.") from error
+    if _SURROGATE.search(body):
+        try:
+            orjson.loads(body)  # which, unlike Python, does not take half of a pair
+        except orjson.JSONDecodeError as error:
+            raise BadRequest("the body is not valid JSON: it holds half of a surrogate pair.") from error
     if not isinstance(data, dict):
-        raise BadRequest('the JSON body must be an object such as {"images": ["<base64>"]}.')
+        raise BadRequest("the JSON body must be an object.")
     return data
 
 

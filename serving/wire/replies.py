@@ -77,6 +77,18 @@ def embed_reply(model: ServedModel, results: Results, options: EmbedOptions, enc
     return _json({"model": model.summary, "dim": dim, "results": _places(results, items)})
 
 
+class RejectedImages(SoViTError):
+    """Some images of a request could not be used; `items` says which and why."""
+
+    def __init__(self, items: Mapping[int, SoViTError]) -> None:
+        # The request takes its images' status; of several the largest, so that no fault of ours hides behind theirs.
+        worst = max(items.values(), key=lambda item: item.status)
+        self.status, self.title = worst.status, worst.title
+        self.items = items
+        index, first = next(iter(items.items()))
+        super().__init__(f"image {index}: {first}")
+
+
 class ErrorReply(NamedTuple):
     """An error in the form of a face."""
 

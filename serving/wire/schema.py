@@ -81,11 +81,11 @@ def parse_options(kind: type[AnyOptions], query: Sequence[tuple[str, str]], body
         merged[name] = value
     # Before each of thousands of unknown ones costs an error of its own.
     if unknown := next((name for name in merged if name not in kind.model_fields), None):
-        raise BadRequest(_clip(f"{unknown[:40]}: unknown field (known: {', '.join(kind.model_fields)})") + ".")
+        raise BadRequest(clip(f"{unknown[:40]}: unknown field (known: {', '.join(kind.model_fields)})") + ".")
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
-        raise BadRequest(f"{_clip(explain(error, tuple(kind.model_fields)))}.") from error
+        raise BadRequest(f"{clip(explain(error, tuple(kind.model_fields)))}.") from error
 
 
 def accepted_encoding(accept: str) -> Encoding:
@@ -113,6 +113,6 @@ def _weight(parameters: list[str]) -> float:
     return 1.0
 
 
-def _clip(text: str) -> str:
+def clip(text: str) -> str:
     """A field name comes from the client: keep a reply short and free of control characters whatever it was."""
     return "".join(character if character.isprintable() else "?" for character in text[:200])

@@ -12,8 +12,8 @@ their order. `AsyncClient` is the same for asyncio.
 from __future__ import annotations
 
 from sovit.client.asynchronous import AsyncClient
-from sovit.client.models import ServedModel
+from sovit.client.models import ModelInfo
 from sovit.client.retry import Retry
 from sovit.client.synchronous import Client
 
-__all__ = ["AsyncClient", "Client", "Retry", "ServedModel"]
+__all__ = ["AsyncClient", "Client", "ModelInfo", "Retry"]

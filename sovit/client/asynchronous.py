@@ -18,8 +18,9 @@ from sovit.client.batches import Batch, batches
 from sovit.client.exchange import Call, Talk, ask, ask_models
 from sovit.client.failures import Failure
 from sovit.client.images import check_images, content_of
-from sovit.client.models import ServedModel, chosen
+from sovit.client.models import ModelInfo, chosen
 from sovit.client.questions import Question, classify_question, embed_question, stacked
+from sovit.client.receiving import Receiving, no_url
 from sovit.client.retry import Answer, Wait
 from sovit.decode import ImageSource
 from sovit.errors import SoViTError
@@ -70,7 +71,7 @@ class AsyncClient(ClientBase):
         """The embedding of each image, float32 [D], or its own error, as `classify_each` gives them."""
         return self._each(embed_question(normalize), images)
 
-    async def models(self) -> list[ServedModel]:
+    async def models(self) -> list[ModelInfo]:
         """What is served; the first is the one that answers where no model is named."""
         return await self._result(self._start(ask_models(self.settings)))
 
@@ -91,7 +92,7 @@ class AsyncClient(ClientBase):
         self._slots = asyncio.Semaphore(self.settings.concurrency)
         self._waiting: set[asyncio.Task[Any]] = set()
 
-    async def _model(self) -> ServedModel:
+    async def _model(self) -> ModelInfo:
         return chosen(await self.models(), self.settings.model)
 
     async def _all(self, question: Question[T], images: Iterable[ImageSource]) -> list[T]:
@@ -165,10 +166,20 @@ class AsyncClient(ClientBase):
         request = self._http.build_request(
             call.method, call.path, params=call.params, content=call.content, headers=call.headers
         )
+        receiving = Receiving(self.settings.timeout_seconds)
         try:
-            return await self._http.send(request)
+            async with asyncio.timeout(self.settings.timeout_seconds):
+                response = await self._http.send(request, stream=True)
+                async with aclosing(response):
+                    async for piece in response.aiter_bytes():
+                        receiving.take(piece)
+            return receiving.whole(response)
         except httpx.RequestError as error:
             return error
+        except TimeoutError:
+            return httpx.ReadTimeout("it did not end in time")
+        except (httpx.InvalidURL, UnicodeError):
+            return no_url()
 
 
 async def _with_own_errors(outcomes: AsyncGenerator[T | Failure, None]) -> AsyncIterator[T | SoViTError]:

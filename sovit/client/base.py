@@ -26,6 +26,7 @@ class ClientBase(ABC):
         batch_size: int = Settings.batch_size,
         concurrency: int = Settings.concurrency,
         retry: Retry = Settings.retry,
+        ca_file: str = Settings.ca_file,
     ) -> None:
         self.settings = Settings(
             url=url,
@@ -35,6 +36,7 @@ class ClientBase(ABC):
             batch_size=batch_size,
             concurrency=concurrency,
             retry=retry,
+            ca_file=ca_file,
         )
         self._closed = False
         self._open()

@@ -18,7 +18,7 @@ import httpx
 
 from sovit.client.batches import Batch, in_place, to_send
 from sovit.client.failures import Failure, failure_of, item_failure, media_type, not_ours
-from sovit.client.models import ServedModel, read_models
+from sovit.client.models import ModelInfo, read_models
 from sovit.client.questions import Question
 from sovit.client.retry import Answer, Wait
 from sovit.client.settings import Settings
@@ -47,7 +47,7 @@ def ask(settings: Settings, question: Question[T], batch: Batch) -> Talk[list[T 
     return in_place(batch, outcomes)
 
 
-def ask_models(settings: Settings) -> Talk[list[ServedModel]]:
+def ask_models(settings: Settings) -> Talk[list[ModelInfo]]:
     """What is served."""
     response = yield from _answer(settings, Call("GET", "/models"))
     if isinstance(response, Failure):
@@ -96,7 +96,7 @@ def _read(settings: Settings, response: httpx.Response, read: Callable[[Any], T]
         raise not_ours(settings.url, response, f"{media_type(response)} that is no JSON").error() from error
     try:
         return read(document)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise not_ours(settings.url, response, str(error)).error() from error
 
 

@@ -13,7 +13,7 @@ from sovit.jsonio import STRICT, from_dict
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServedModel:
+class ModelInfo:
     """A model of the service. `image_size` is (Y, X) in pixels, `dim` the length of an embedding."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -28,9 +28,9 @@ class ServedModel:
     ready: bool
 
 
-def read_models(document: Any) -> list[ServedModel]:
+def read_models(document: Any) -> list[ModelInfo]:
     """The models of a reply. Raises `ValueError` where it has no form of ours; it may say more than we know."""
-    names = [field.name for field in fields(ServedModel)]
+    names = [field.name for field in fields(ModelInfo)]
     match document:
         case {"models": [_, *_] as entries}:
             pass
@@ -38,13 +38,13 @@ def read_models(document: Any) -> list[ServedModel]:
             raise ValueError("no list of models")
     try:
         return [
-            from_dict(ServedModel, {name: entry[name] for name in names if name in entry}, "model") for entry in entries
+            from_dict(ModelInfo, {name: entry[name] for name in names if name in entry}, "model") for entry in entries
         ]
     except (ConfigError, TypeError) as error:
         raise ValueError(str(error).rstrip(".")) from error
 
 
-def chosen(models: Sequence[ServedModel], name: str) -> ServedModel:
+def chosen(models: Sequence[ModelInfo], name: str) -> ModelInfo:
     """The model of this name, the first when it is empty. Raises `ConfigError` where there is none."""
     for model in models:
         if name in ("", model.name):

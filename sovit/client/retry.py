@@ -41,18 +41,21 @@ class GiveUp:
 class Retry:
     """How often a request is tried, and how long is waited between.
 
-    429 and 503 are waited for as long as their Retry-After says. One that is over `longest_wait_seconds` ends the
-    request at once. Without a Retry-After, and after connection errors, the waits double from `first_wait_seconds`;
-    each is shortened by up to a half at random, so that those refused together do not come back together.
+    A service that is busy, 429 or 503, is asked up to `busy_attempts` times, and waited for as long as its Retry-After
+    says, twice as long each time, as others wait too. One that asks for more than `longest_wait_seconds` ends the
+    request at once. After other failures, and without a Retry-After, the waits double from `first_wait_seconds`, up to
+    `attempts`. Waits vary by up to a half at random, so that those refused together do not come back together.
     """
 
     attempts: int = 5
+    busy_attempts: int = 8
     first_wait_seconds: float = 0.25
     longest_wait_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ConfigError(f"attempts is {self.attempts}, it must be at least 1.")
+        for name in ("attempts", "busy_attempts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
         for name in ("first_wait_seconds", "longest_wait_seconds"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be 0 or more.")
@@ -61,18 +64,18 @@ class Retry:
         """What to do after the answer to the attempt with this number (from 1). `chance` is uniform in 0..1."""
         tried = f"tried {attempt} times" if attempt > 1 else ""
         again = answer.status_code in _STATUSES if isinstance(answer, httpx.Response) else isinstance(answer, _ERRORS)
-        if not again or attempt >= self.attempts:
-            return GiveUp(tried)
         asked = retry_after(answer) if isinstance(answer, httpx.Response) else None
+        if not again or attempt >= (self.attempts if asked is None else self.busy_attempts):
+            return GiveUp(tried)
+        doubled = 2.0 ** min(attempt - 1, 64)
         if asked is None:
-            backoff = min(self.longest_wait_seconds, self.first_wait_seconds * 2.0 ** min(attempt - 1, 64))
-            return Wait(backoff * (1 - chance() / 2))
+            return Wait(min(self.longest_wait_seconds, self.first_wait_seconds * doubled) * (1 - chance() / 2))
         if asked > self.longest_wait_seconds:
             longest = (
                 f"it asks for a wait of {asked:,.0f} s, and the longest allowed is {self.longest_wait_seconds:g} s"
             )
             return GiveUp(", ".join(filter(None, (tried, longest))))
-        return Wait(asked)
+        return Wait(min(self.longest_wait_seconds, asked * doubled * (1 + chance() / 2)))
 
 
 DEFAULT_RETRY: Final = Retry()

@@ -21,8 +21,9 @@ from sovit.client.batches import batches
 from sovit.client.exchange import Call, Talk, ask, ask_models
 from sovit.client.failures import Failure
 from sovit.client.images import check_images, content_of
-from sovit.client.models import ServedModel, chosen
+from sovit.client.models import ModelInfo, chosen
 from sovit.client.questions import Question, classify_question, embed_question, stacked
+from sovit.client.receiving import Receiving, no_url
 from sovit.client.retry import Answer, Wait
 from sovit.decode import ImageSource
 from sovit.errors import SoViTError
@@ -83,7 +84,7 @@ class Client(ClientBase):
         """The embedding of each image, float32 [D], or its own error, as `classify_each` gives them."""
         return self._each(embed_question(normalize), images)
 
-    def models(self) -> list[ServedModel]:
+    def models(self) -> list[ModelInfo]:
         """What is served; the first is the one that answers where no model is named."""
         return self._start(ask_models(self.settings)).result()
 
@@ -109,7 +110,7 @@ class Client(ClientBase):
         self._connections: WeakSet[socket] = WeakSet()
         self._extensions = {"trace": self._note_connection}
 
-    def _model(self) -> ServedModel:
+    def _model(self) -> ModelInfo:
         return chosen(self.models(), self.settings.model)
 
     def _all(self, question: Question[T], images: Iterable[ImageSource]) -> list[T]:
@@ -209,10 +210,17 @@ class Client(ClientBase):
             headers=call.headers,
             extensions=self._extensions,
         )
+        receiving = Receiving(self.settings.timeout_seconds)
         try:
-            return self._http.send(request)
+            response = self._http.send(request, stream=True)
+            with closing(response):
+                for piece in response.iter_bytes():
+                    receiving.take(piece)
+            return receiving.whole(response)
         except httpx.RequestError as error:
             return error
+        except (httpx.InvalidURL, UnicodeError):
+            return no_url()
 
     def _note_connection(self, event: str, info: Mapping[str, Any]) -> None:
         """See https://www.python-httpx.org/advanced/extensions/#trace."""
