@@ -939,9 +939,9 @@ def trickling() -> Iterator[str]:
 
 
 def test_an_answer_without_end_is_given_up(connect: Callable[..., Any]) -> None:
-    with trickling() as url, connect(url, timeout_seconds=0.5) as client:
-        with pytest.raises(DeadlineExceeded, match=r"did not answer within 0\.5 s"):
-            client.classify([b"a"])
+    late = pytest.raises(DeadlineExceeded, match=r"did not answer within 0\.5 s")
+    with trickling() as url, connect(url, timeout_seconds=0.5) as client, late:
+        client.classify([b"a"])
 
 
 def test_an_answer_without_bounds_is_given_up(connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -958,16 +958,16 @@ def test_an_answer_without_bounds_is_given_up(connect: Callable[..., Any], monke
 
 @pytest.mark.parametrize("location", ["javascript:alert(1)", "http://xn--/", "http://[", "//"])
 def test_a_redirect_to_nowhere_is_a_sentence(connect: Callable[..., Any], location: str) -> None:
-    with standing_in(Script(Reply(302, b"", {"location": location}))) as url, connect(url) as client:
-        with pytest.raises(ServiceError, match="redirect"):
-            client.classify([b"a"])
+    script, said = Script(Reply(302, b"", {"location": location})), pytest.raises(ServiceError, match="redirect")
+    with standing_in(script) as url, connect(url) as client, said:
+        client.classify([b"a"])
 
 
 def test_a_number_beyond_all_numbers_is_no_score(connect: Callable[..., Any]) -> None:
     body = b'{"results": [{"predictions": [{"label": "a", "index": 0, "score": 1' + b"0" * 400 + b"}]}]}"
-    with standing_in(Script(Reply(200, body))) as url, connect(url) as client:
-        with pytest.raises(ServiceError, match="not in a form that is sovit's"):
-            client.classify([b"a"])
+    said = pytest.raises(ServiceError, match="not in a form that is sovit's")
+    with standing_in(Script(Reply(200, body))) as url, connect(url) as client, said:
+        client.classify([b"a"])
 
 
 def test_certificates_that_are_none_are_a_sentence(tmp_path: Path) -> None:

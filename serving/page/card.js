@@ -96,7 +96,7 @@ export class Card {
     }
   }
 
-  // Whether to ask again makes sense, and the service is ready to hear it.
+  // Whether to ask again makes sense, and the time that the service asked for is over.
   get mayRetry() {
     return this.state === "failed" && this.problem.retryable && performance.now() >= this.#retryAt;
   }
@@ -179,7 +179,7 @@ export class Card {
 }
 
 function thumbnail(url, file) {
-  const image = element("img", { class: "thumb-image", alt: "", decoding: "async", src: url });
+  const image = element("img", { class: "thumb-image", alt: "", decoding: "async", loading: "lazy", src: url });
   const kind = file.name.includes(".") ? file.name.split(".").pop().slice(0, 5) : "file";
   const frame = element("div", { class: "thumb" }, image);
   image.addEventListener("load", () => frame.classList.toggle("tiny", image.naturalWidth < SMALL_PIXELS));

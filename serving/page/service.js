@@ -97,10 +97,12 @@ export class Service extends EventTarget {
     if (this.#connecting) return;
     this.#connecting = true;
     for (let wait = RETRY_FIRST; ; wait = Math.min(2 * wait, RETRY_MOST)) {
+      const key = this.#key;
       try {
         await this.#readModels();
         break;
       } catch (error) {
+        if (error.status === 401 && key !== this.#key) continue; // another one was given meanwhile
         if (error.status === 401) break;
         this.#enter(...phaseOf(error));
         // A service that starts says when to come back; others are left alone for longer and longer.
