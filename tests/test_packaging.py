@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,11 @@ MAY_IMPORT = {
     "serving": {"serving", "sovit"},
     "benchmarks": {"benchmarks", "sovit", "export"},
 }
+# Inside the service: each may import those before it.
+SERVING = (
+    "config", "observing", "entry", "inference", "wire", "worker", "process", "road", "endpoint", "routes", "faces",
+    "app", "command", "service",
+)  # fmt: skip
 WITH_TORCH = {"sovit/model.py", "sovit/position.py", "sovit/runtime/pytorch.py"}
 CONVERT = "sovit/convert/"  # may import torch as well
 
@@ -60,6 +66,16 @@ def test_nobody_imports_a_neighbour_above(room: str) -> None:
     assert files
     for path in files:
         assert imported(path) & set(ROOMS) <= MAY_IMPORT[room], path
+
+
+def test_the_rooms_of_the_service_have_an_order() -> None:
+    here = ROOT / "serving"
+    found = {path.stem if path.is_file() else path.name for path in here.iterdir() if path.suffix in (".py", "")}
+    assert found - {"__init__", "__pycache__", "page"} == set(SERVING)
+    for path in here.rglob("*.py"):
+        room = path.relative_to(here).parts[0].removesuffix(".py")
+        for name in re.findall(r"^\s*(?:from|import) serving\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert SERVING.index(name) <= SERVING.index(room), f"{path} imports {name}"
 
 
 def test_only_the_model_and_the_import_of_weights_need_torch() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sovit.artifact import Artifact
 from sovit.cli import build_parser
+from sovit.process import free_port, serving
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,6 +51,24 @@ def test_the_python_runs(exported: Artifact, tmp_path: Path) -> None:
     code = next(block for kind, block in BLOCKS if kind == "python")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_clients_python_runs(exported: Artifact, tmp_path: Path) -> None:
+    """OpenAI's client and ours, as they are shown, against a running service."""
+    port = free_port()
+    (tmp_path / "photos").mkdir()
+    for name in ("seven.png", "nine.png", "cat.jpg", "photos/one.jpg"):
+        Image.new("RGB", (20, 20), "gray").save(tmp_path / name)
+    blocks = [block for kind, block in BLOCKS if kind == "python" and ":3000" in block]
+    assert len(blocks) == 2
+    command = ["sovit", "serve", f"digits={exported.folder}", "--port", str(port)]
+    with serving(command, f"http://127.0.0.1:{port}", tmp_path / "log"):
+        for block in blocks:
+            code = block.replace(":3000", f":{port}")
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
 
 
 def test_the_table_names_every_command() -> None:
