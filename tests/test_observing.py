@@ -336,7 +336,11 @@ def test_a_real_service_sends_its_spans_and_logs_as_json(exported: Artifact, tmp
         for number in range(3):
             headers = JPEG | {"x-request-id": f"r{number}"}
             assert httpx.post(f"{url}/embed", content=jpeg(), headers=headers).status_code == 200
+        scraped = {one.name: one for one in text_string_to_metric_families(httpx.get(f"{url}/metrics").text)}
     collector.shutdown()
+    counted = [one for one in scraped["sovit_requests"].samples if one.labels.get("route") == "/embed"]
+    assert [(one.labels["code"], one.value) for one in counted if one.name.endswith("_total")] == [("200", 3)]
+    assert scraped["process_resident_memory_bytes"].samples[0].value > 1e7
     names = [
         span.name
         for request in Collector.received

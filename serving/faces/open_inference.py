@@ -84,7 +84,7 @@ class _Parameters(_Lenient):
 
 
 class _Infer(_Lenient):
-    id: str | None = None
+    id: Annotated[str, Field(max_length=256)] | None = None
     inputs: list[_Input]
     outputs: list[_Output] | None = None
     parameters: _Parameters = _Parameters()
