@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ from sovit.config import ViTConfig
 from sovit.model import ViT
 from sovit.preprocess import Preprocess
 from sovit.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tests.deployment import Bento
 
 # The machine is shared: a slow example is no failure.
 settings.register_profile("sovit", deadline=None, derandomize=True, max_examples=50)
@@ -115,3 +119,11 @@ def client(exported: Artifact) -> Iterator[TestClient]:
 
     with running(exported) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def bentos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bento]:
+    """The Bento of each variant, built once."""
+    from tests.deployment import build_bentos
+
+    return build_bentos(tmp_path_factory.mktemp("bentoml"))
