@@ -99,5 +99,5 @@ def test_a_soak_leaves_memory_files_and_threads_as_they_were(exported: Artifact,
         after = state(worker)
         assert after[0] <= 1.02 * memory
         assert after[1] <= files + 2
-        assert after[2] <= threads
+        assert after[2] <= threads + 2  # the loop's pool grows as it is needed, up to a few
     assert "Traceback" not in (tmp_path / "log").read_text(errors="replace")

@@ -22,14 +22,20 @@ def give_up(error: SoViTError) -> NoReturn:
     """In the worker: say why, and end the whole service."""
     if (settings := own_settings()) is not None:
         (settings.parent / _STATUS).write_text(str(error.exit_code), encoding="utf-8")
+    _say(error)  # before the supervisor ends, and this process with it
     os.kill(os.getppid(), signal.SIGTERM)
-    end_process(error)
+    os._exit(error.exit_code)
 
 
 def end_process(error: SoViTError) -> NoReturn:
     """Say why, and end this process: the server would print where in our code it happened."""
-    print(f"sovit: {error}", file=sys.stderr, flush=True)
+    _say(error)
     os._exit(error.exit_code)
+
+
+def _say(error: SoViTError) -> None:
+    sys.stderr.flush()
+    os.write(sys.stderr.fileno(), f"sovit: {error}\n".encode(errors="replace"))  # at once, or not at all
 
 
 def failed_status(folder: Path) -> int | None:
