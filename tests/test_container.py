@@ -29,6 +29,7 @@ from tests.conftest import jpeg
 from tests.deployment import DEPLOY, ROOT, USER, VARIANTS, Bento, documents
 
 HOME: Final = "/home/bentoml"
+VENV: Final = "/app/.venv"
 DEVELOPMENT: Final = {
     "torch",
     "onnx",
@@ -180,7 +181,7 @@ def confined(binds: Mapping[str, Path], writable: Mapping[str, Path], environmen
     Root becomes another user for good; anybody else is seen as one.
     """
     python = Path(sys.base_prefix).resolve()
-    readable = {str(python): python, sys.prefix: Path(sys.prefix), "/app/.venv": Path(sys.prefix), **binds}
+    readable = {str(python): python, VENV: Path(sys.prefix), **binds}
     command = ["bwrap", "--die-with-parent", "--unshare-pid", "--as-pid-1", "--clearenv", "--ro-bind", "/usr", "/usr"]
     for name in ("/bin", "/sbin", "/lib", "/lib64"):
         command += ["--symlink", f"usr{name}", name] if Path(name).is_symlink() else ["--ro-bind-try", name, name]
@@ -218,9 +219,14 @@ def entry_point(
         pytest.skip(reason)
     (folder / "absent").mkdir()
     (folder / "absent" / "__init__.py").write_text("raise ImportError('the container has no such package')\n")
-    hidden = [Path(sysconfig.get_path("purelib")) / name for name in ("torch", "onnx", "pytest")]
+    # The script of this environment knows its interpreter by its place here.
+    script = (Path(sys.prefix) / "bin" / "bentoml").read_text(encoding="utf-8")
+    (folder / "bentoml").write_text(script.replace(sys.prefix, VENV), encoding="utf-8")
+    (folder / "bentoml").chmod(0o755)
+    packages = f"{VENV}/{Path(sysconfig.get_path('purelib')).relative_to(sys.prefix)}"
     binds = {f"{HOME}/bento": bento.folder, "/etc/sovit": folder / "etc", "/models/tiny": artifact.folder}
-    binds |= {str(package): folder / "absent" for package in hidden}
+    binds |= {f"{packages}/{name}": folder / "absent" for name in ("torch", "onnx", "pytest")}
+    binds[f"{VENV}/bin/bentoml"] = folder / "bentoml"
     scratch = {place: folder / place[1:] for place in writable}
     for path in (folder / "etc", *scratch.values()):
         path.mkdir(exist_ok=True)
