@@ -34,6 +34,7 @@ _EXTRA_OF: Final = {
     "onnxruntime": "cpu",
     "openvino": "cpu",
     "psutil": "bench",
+    "mlperf_loadgen": "bench",
     "huggingface_hub": "convert",
 }
 
@@ -244,17 +245,68 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = command("bench", lambda _: None, "measure")
     benches = bench.add_subparsers(title="benchmarks", required=True, metavar="BENCHMARK")
-    latency = benches.add_parser("latency", help="latency of artifacts and variants, side by side", allow_abbrev=False)
+    latency = benches.add_parser("latency", help="latency of artifacts and variants", allow_abbrev=False)
     latency.set_defaults(run=_in_checkout("benchmarks.command", "latency"))
     latency.add_argument("targets", metavar="ARTIFACT|VARIANT", nargs="+", help="a variant gets random weights")
-    latency.add_argument("--image-size", help="pixels of the variants, N or YxX (default: 224)")
+    latency.add_argument(
+        "--image-size", nargs="+", default=["224"], help="pixels of the variants, N or YxX (default: 224)"
+    )
+    latency.add_argument(
+        "--precision", nargs="+", choices=get_args(Precision), default=["fp32"], help="of the variants (default: fp32)"
+    )
+    latency.add_argument("--images", type=Path, help="folder of photographs, for quantised precisions")
     latency.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes (default: 1)")
-    latency.add_argument("--runtime", default="auto", help="engine to run them in (default: the best one here)")
+    latency.add_argument(
+        "--runtime",
+        nargs="+",
+        default=["auto"],
+        help="engines, torch, torch-compile, or all (default: the best engine here)",
+    )
     latency.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    latency.add_argument("--rounds", type=int, default=30, help="timed runs of each row (default: 30)")
-    latency.add_argument("--quick", action="store_true", help="10 timed runs; the result says so")
+    latency.add_argument("--rounds", type=int, default=30, help="timed runs in each process (default: 30)")
+    latency.add_argument("--processes", type=int, default=3, help="fresh processes for each row (default: 3)")
+    latency.add_argument("--quick", action="store_true", help="10 timed runs in one process; the result says so")
     latency.add_argument("--out", type=Path, metavar="FILE", help="write rows and conditions as JSON there")
     with_json(latency)
+
+    scenario = benches.add_parser("scenario", help="one artifact under a load generator's scenario", allow_abbrev=False)
+    scenario.set_defaults(run=_in_checkout("benchmarks.scenario_command", "scenario"))
+    scenario.add_argument("scenario", choices=["single-stream", "offline", "server"])
+    scenario.add_argument("artifact", metavar="ARTIFACT")
+    scenario.add_argument("--rate", type=float, default=0.0, help="images a second that arrive; of offline, a guess")
+    scenario.add_argument("--limit-ms", type=float, default=1000.0, help="latency limit (default: %(default)g)")
+    scenario.add_argument("--percentile", type=float, default=99.0, help="that must keep it (default: %(default)g)")
+    scenario.add_argument("--seconds", type=float, default=10.0, help="least length of the run (default: %(default)g)")
+    scenario.add_argument("--max-batch", type=int, help="most images in one run (default: as tuned, or 8)")
+    scenario.add_argument("--runtime", default="auto", help="engine to run it in (default: the best one here)")
+    scenario.add_argument("--threads", type=int, help="CPU threads (default: as tuned, or all cores)")
+    scenario.add_argument("--seed", type=int, default=0, help="of the arrivals (default: %(default)d)")
+    scenario.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON there")
+    with_json(scenario)
+
+    costing = benches.add_parser("cost", help="what a million images cost, from results of latency", allow_abbrev=False)
+    costing.set_defaults(run=_in_checkout("benchmarks.cost_command", "cost"))
+    costing.add_argument("results", metavar="RESULT", nargs="+", type=Path, help="files that latency --out wrote")
+    costing.add_argument(
+        "--prices", type=Path, metavar="FILE", help="your prices, before the published ones (benchmarks/prices.json)"
+    )
+    costing.add_argument(
+        "--price",
+        action="append",
+        default=[],
+        metavar="NAME=USD_PER_HOUR",
+        help="price of a machine, such as 'AMD EPYC=0.10'",
+    )
+    costing.add_argument("--out", type=Path, metavar="FILE", help="write the report there: .html, .md or .json")
+    with_json(costing)
+
+    comparing = benches.add_parser(
+        "compare", help="what changed between two results of latency, beyond noise", allow_abbrev=False
+    )
+    comparing.set_defaults(run=_in_checkout("benchmarks.cost_command", "compare"))
+    comparing.add_argument("a", metavar="A", type=Path, help="the result before")
+    comparing.add_argument("b", metavar="B", type=Path, help="the result after")
+    with_json(comparing)
 
     demo = command("demo", _in_checkout("train.demo", "demo"), "the whole road on real scans of digits")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))

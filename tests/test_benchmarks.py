@@ -1,87 +1,243 @@
+"""`sovit bench latency`: its arithmetic on made-up runs, and the command with real processes."""
+
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from rich.console import Console
+from hypothesis import given
+from hypothesis import strategies as st
 
 import benchmarks.latency
+import benchmarks.latency_child
 from benchmarks.conditions import conditions
-from benchmarks.latency import measure, resolve
+from benchmarks.energy import LEAST_SECONDS, measured_energy
+from benchmarks.intervals import Estimate, percentile
+from benchmarks.latency import Case, Plan, Taken, cases, measure
+from benchmarks.latency_child import Measured, matmul_flops, warm_up
+from benchmarks.peaks import peak_flops
 from sovit.artifact import Artifact
 from sovit.cli import main
 from sovit.cost import cost
-from sovit.errors import ConfigError
-from sovit.preprocess import Images
+from sovit.errors import ConfigError, ServiceError
 from sovit.runtime.fake import FakeRuntime
 
-
-def test_a_known_sleep_comes_back_with_the_right_numbers(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sleeps only ever last longer, so the bounds below hold on a busy machine too."""
-    slow = Artifact(exported.folder, replace(exported.manifest, name="slow"))
-
-    def runtime(artifact: Artifact, *_: object, **__: object) -> FakeRuntime:
-        return FakeRuntime(artifact.manifest.model, seconds_per_call=0.03 if artifact is slow else 0.003)
-
-    monkeypatch.setattr(benchmarks.latency, "open_runtime", runtime)
-    targets = [("fast", exported), ("slow", slow)]
-    rows = measure(targets, [1, 4], rounds=9, threads=1, console=Console(quiet=True))
-    assert [(row.target, row.batch) for row in rows] == [("fast", 1), ("slow", 1), ("fast", 4), ("slow", 4)]
-    for row in rows:
-        assert row.p50_ms >= (30 if row.target == "slow" else 3)
-        assert row.p50_ms <= row.p90_ms <= row.p99_ms
-        assert row.images_per_second == pytest.approx(row.batch / row.p50_ms * 1e3)
-        assert row.warmup_runs >= 6
-        assert row.gflops_per_image == cost(exported.manifest.model).flops / 1e9
-    assert rows[0].ratio == rows[2].ratio == 1.0
-    assert rows[1].ratio > 1
+SECOND = 1.0
 
 
-def test_rows_take_turns(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("benchmarks.latency_child.time.perf_counter", lambda: self.now)
+
+
+def test_known_times_come_back_with_the_right_percentiles(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness adds nothing of its own to them: by a clock of which it takes no time."""
+    clock = Clock(monkeypatch)
+    times = iter([5.0, *[1.0] * 6, *[index / 10 for index in range(1, 101)]])
+
+    class Timed(FakeRuntime):
+        def run(self, image_BYXC: Any) -> Any:
+            clock.now += next(times)
+            assert len(image_BYXC) == 4
+            return {}
+
+    images, _ = exported.reference()
+    found = benchmarks.latency_child.measure(Timed(exported.manifest.model), images, 4, 100)
+    assert found.first_seconds == 5.0
+    assert found.warmup_runs == 7
+    np.testing.assert_allclose(found.seconds, [index / 10 for index in range(1, 101)])
+    for percent, expected in ((50, 5.05), (90, 9.01), (99, 9.901)):
+        assert percentile([np.array(found.seconds)], percent).value == pytest.approx(expected)
+
+
+def test_warm_up_goes_on_until_two_groups_agree() -> None:
+    times = iter([9, 9, 9, 5, 5, 5, 3, 3, 3, 3.01, 3.01, 3.01, 1, 1, 1])
+    assert warm_up(lambda: float(next(times))) == 12
+    faster = iter([1 / (1 + index) for index in range(100)])
+    assert warm_up(lambda: next(faster)) == 30, "it does not wait for ever"
+
+
+def test_processes_that_differ_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.normal(10, 0.1, 300)
+    same = percentile([one[:100], one[100:200], one[200:]], 50)
+    apart = percentile([one[:100], one[100:200] + 2, one[200:] + 4], 50)
+    assert same.low <= same.value <= same.high
+    assert same.high - same.low < 0.2
+    assert apart.low < 10.5
+    assert apart.high > 13.5
+
+
+@given(st.lists(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8), min_size=1, max_size=3))
+def test_an_interval_holds_its_value(runs: list[list[float]]) -> None:
+    found = percentile([np.array(one) for one in runs], 90)
+    assert found.low <= found.value <= found.high
+    every = [time for one in runs for time in one]
+    assert min(every) <= found.low
+    assert found.high <= max(every)
+
+
+def test_estimates_in_other_units() -> None:
+    found = Estimate(0.5, 0.4, 1.0)
+    assert found.scaled(1000) == Estimate(500, 400, 1000)
+    assert found.inverse(2) == Estimate(4, 2, 5)
+    assert found.overlaps(Estimate(2, 1, 3))
+    assert not found.overlaps(Estimate(2, 1.1, 3))
+
+
+def case(artifact: Artifact, target: str = "a") -> Case:
+    return Case(target=target, artifact=artifact, runtime="onnxruntime")
+
+
+def measured(batch: int, seconds: list[float]) -> Measured:
+    return Measured(
+        batch=batch, seconds=seconds, warmup_runs=6, first_seconds=2.0, peak_memory_bytes=7 * batch, joules=None
+    )
+
+
+def test_processes_take_turns_and_rows_are_made_of_all(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
-    class Recorder(FakeRuntime):
-        def run(self, image_BYXC: Images) -> dict[str, NDArray[np.float32]]:
-            order.append(self.precision)
-            time.sleep(0)
-            return super().run(image_BYXC)
+    def add(taken: Taken, one: Case, plan: Plan) -> None:
+        order.append(one.target)
+        taken.load_seconds.append(float(len(order)))
+        taken.matmul_flops.append(1e9)
+        taken.cosines.append(1 - len(order) / 1e6)
+        for batch in plan.batches:
+            taken.batches.setdefault(batch, []).append(measured(batch, [0.1 * batch] * 5))
 
-    names = iter("ab")
-    monkeypatch.setattr(
-        benchmarks.latency,
-        "open_runtime",
-        lambda artifact, *_, **__: Recorder(artifact.manifest.model, precision=next(names)),
-    )
-    measure([("a", exported), ("b", exported)], [1], rounds=5, threads=1, console=Console(quiet=True))
-    assert "".join(order[-10:]) == "ab" * 5
+    monkeypatch.setattr(benchmarks.latency, "_add", add)
+    plan = Plan(batches=(1, 4), rounds=5, processes=3, threads=2)
+    rows, complete = measure([case(exported), case(exported, "b")], plan, lambda _: None)
+    assert complete
+    assert order == ["a", "b"] * 3
+    assert [(row.variant, row.batch) for row in rows] == [("a", 1), ("b", 1), ("a", 4), ("b", 4)]
+    last = rows[-1]
+    flops = cost(exported.manifest.model).flops
+    assert (last.runs, last.processes, last.warmup_runs, last.peak_memory_bytes) == (15, 3, 6, 28)
+    assert [last.p50_ms.low, last.p50_ms.value, last.p50_ms.high] == pytest.approx([400] * 3)
+    assert last.images_per_second.value == pytest.approx(10)
+    assert last.achieved_flops == pytest.approx(4 * flops / 0.4)
+    assert last.load_seconds == 4
+    assert list(last.process_p50_ms) == pytest.approx([400] * 3)
+    assert (last.mfu, last.joules_per_image, last.compile_seconds) == (None, None, None)
+    assert last.weights == "random"
+    assert last.cosine == 1 - 6 / 1e6, "the worst of its processes"
+
+
+def test_interrupted_it_keeps_what_is_finished(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def add(taken: Taken, one: Case, plan: Plan) -> None:
+        calls.append(one.target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        taken.load_seconds.append(1.0)
+        taken.matmul_flops.append(1e9)
+        taken.cosines.append(1.0)
+        taken.batches.setdefault(1, []).append(measured(1, [0.1] * 5))
+
+    monkeypatch.setattr(benchmarks.latency, "_add", add)
+    rows, complete = measure([case(exported), case(exported, "b")], Plan(), lambda _: None)
+    assert not complete
+    assert [row.variant for row in rows] == ["a"]
+
+
+def test_a_process_that_fails_says_why(exported: Artifact, tmp_path: Path) -> None:
+    gone = replace(case(exported), artifact=Artifact(tmp_path, exported.manifest))
+    with pytest.raises(ServiceError, match="a process failed: a in onnxruntime: status 1"):
+        measure([gone], Plan(processes=1), lambda _: None)
 
 
 def test_a_target_that_is_neither_artifact_nor_variant_is_named(tmp_path: Path) -> None:
+    def asked(target: str, **changes: Any) -> list[Case]:
+        options: dict[str, Any] = {"image_sizes": [(16, 16)], "precisions": ["fp32"], "runtimes": ["auto"]}
+        return cases([target], images=None, scratch=tmp_path, **(options | changes))
+
     with pytest.raises(ConfigError, match="is no artifact"):
-        resolve(str(tmp_path), (16, 16), 0, tmp_path)
+        asked(str(tmp_path))
     with pytest.raises(ConfigError, match="no variant is called"):
-        resolve("nope", (16, 16), 0, tmp_path)
+        asked("nope")
+    with pytest.raises(ConfigError, match="need real photographs"):
+        asked("mu/4", precisions=["int8"])
+    with pytest.raises(ConfigError, match="nothing to measure"):
+        asked("mu/4", runtimes=["tensorrt"])
 
 
-def test_the_command_records_its_conditions(
+def test_energy_is_known_where_it_can_be_read_and_the_stretch_is_long_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with measured_energy(tmp_path) as nothing:
+        pass
+    assert nothing.joules is None
+    (tmp_path / "intel-rapl:0").mkdir()
+    counter = tmp_path / "intel-rapl:0" / "energy_uj"
+    now = 100.0
+    monkeypatch.setattr("benchmarks.energy.time.perf_counter", lambda: now)
+    for seconds, joules in ((LEAST_SECONDS - 1, None), (LEAST_SECONDS + 1, 3.0)):
+        counter.write_text("1000000")
+        with measured_energy(tmp_path) as stretch:
+            counter.write_text("4000000")
+            now += seconds
+        assert stretch.joules == joules
+        assert stretch.seconds == seconds
+
+
+def test_peaks_are_those_of_known_gpus_only() -> None:
+    assert peak_flops("NVIDIA H100 80GB HBM3", "bf16") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe", "bf16") == 756e12
+    assert peak_flops("NVIDIA H100 80GB HBM3", "fp32") is None
+    assert peak_flops("", "bf16") is None
+    assert peak_flops("NVIDIA GeForce RTX 9999", "bf16") is None
+
+
+def test_the_rate_of_products_is_counted_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(100))
+    monkeypatch.setattr("benchmarks.latency_child.time.perf_counter", lambda: float(next(ticks)))
+    assert matmul_flops() == 2 * 1536**3 / SECOND
+
+
+def test_the_command_measures_in_real_processes_and_records_its_conditions(
     exported: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "latency.json"
-    assert (
-        main(["bench", "latency", str(exported.folder), "mu/4", "--image-size", "16", "--quick", "--out", str(out)])
-        == 0
-    )
+    words = [
+        "bench",
+        "latency",
+        str(exported.folder),
+        "mu/4",
+        "--image-size",
+        "16",
+        "--runtime",
+        "onnxruntime",
+        "torch",
+    ]
+    assert main([*words, "--batch", "1", "2", "--quick", "--out", str(out)]) == 0
     data = json.loads(out.read_text())
-    assert data["quick"] is True
-    assert [row["runs"] for row in data["rows"]] == [10, 10]
+    assert (data["quick"], data["complete"], data["schema_version"]) == (True, True, 2)
+    found = [(row["variant"], row["runtime"], row["batch"], row["runs"], row["processes"]) for row in data["rows"]]
+    assert found == [
+        (name, runtime, batch, 10, 1)
+        for batch in (1, 2)
+        for name, runtime in (("tiny", "onnxruntime"), ("mu/4", "onnxruntime"), ("mu/4", "torch"))
+    ]
+    for row in data["rows"]:
+        assert 0 < row["p50_ms"]["low"] <= row["p50_ms"]["value"] <= row["p50_ms"]["high"]
+        assert row["p50_ms"]["value"] <= row["p90_ms"]["value"] <= row["p99_ms"]["value"]
+        assert row["images_per_second"]["value"] == pytest.approx(row["batch"] / row["p50_ms"]["value"] * 1e3)
+        assert row["matmul_flops"] > 1e8
+        assert row["cosine"] > 0.999
+        assert row["peak_memory_bytes"] > 1e7
     assert data["conditions"]["cores"] >= 1
     assert data["conditions"]["packages"]["onnxruntime"]
-    assert "quick run" in capsys.readouterr().out
+    assert "quick run" in " ".join(capsys.readouterr().out.split())
 
 
 def test_conditions_name_the_machine_but_no_path() -> None:

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.accuracy import read_accuracies
+from benchmarks.intervals import Estimate
+from benchmarks.prices import PUBLISHED, Range, parse_price, price_of, read_prices
+from benchmarks.pricing import claims_of, machine_hours, machines_of, price_machines, ranks, usd
+from sovit.errors import ConfigError
+from tests.test_compare import estimate, measured, row
+
+
+def exactly(value: float) -> Estimate:
+    return Estimate(value, value, value)
+
+
+@pytest.mark.parametrize(
+    ("usd_per_hour", "images_per_second", "expected"),
+    [
+        (0.36, 1, 100),  # a hundredth of a cent a second, and an image a second
+        (3.6, 1000, 1),
+        (2.50, 2240, 0.310),
+        (2.50, 14_060, 0.0494),
+    ],
+)
+def test_cost_by_hand(usd_per_hour: float, images_per_second: float, expected: float) -> None:
+    found = usd(exactly(images_per_second), usd_per_hour)
+    assert found.value == pytest.approx(expected, rel=2e-3)
+    assert found.low == found.value == found.high
+
+
+def test_the_slowest_rate_gives_the_dearest_image() -> None:
+    found = usd(Estimate(10, 8, 12.5), 3.6)
+    assert (found.value, found.low, found.high) == pytest.approx((100, 80, 125))
+    hours = machine_hours(Estimate(100, 50, 200))
+    assert (hours.value, hours.low, hours.high) == pytest.approx((2.77778, 1.38889, 5.55556), rel=1e-5)
+
+
+def test_ranks_by_hand() -> None:
+    def interval(low: float, high: float) -> Estimate:
+        return Estimate((low + high) / 2, low, high)
+
+    assert ranks([]) == []
+    assert ranks([interval(5, 6), interval(1, 2), interval(3, 4)]) == [(3, 3), (1, 1), (2, 2)]
+    # The first two overlap, and so do the next two, through the third.
+    assert ranks([interval(1, 3), interval(2, 5), interval(4, 6), interval(7, 8)]) == [(1, 3), (1, 3), (1, 3), (4, 4)]
+    assert ranks([interval(1, 9), interval(2, 3), interval(8, 10)]) == [(1, 3)] * 3
+    assert ranks([interval(1, 2), interval(2, 3)]) == [(1, 2), (1, 2)]  # touching is overlapping
+
+
+intervals = st.tuples(*[st.integers(1, 30)] * 3).map(sorted).map(lambda three: Estimate(three[1], three[0], three[2]))
+
+
+@given(st.lists(intervals, max_size=9))
+def test_who_overlaps_is_not_ranked_and_who_is_ranked_is_apart(all_intervals: list[Estimate]) -> None:
+    found = ranks(all_intervals)
+    for one, rank in zip(all_intervals, found, strict=True):
+        for other, other_rank in zip(all_intervals, found, strict=True):
+            if one.overlaps(other):
+                assert rank == other_rank
+            elif rank != other_rank:
+                assert (rank < other_rank) == (one.high < other.low)
+    assert sorted(place for first, last in set(found) for place in range(first, last + 1)) == list(
+        range(1, len(found) + 1)
+    )
+    for first, last in found:
+        assert found.count((first, last)) == last - first + 1
+
+
+def test_the_published_prices_are_dated_and_cited() -> None:
+    prices = read_prices()
+    assert {price.machine: (price.usd_per_hour.low, price.usd_per_hour.high) for price in prices} == {
+        "NVIDIA A100 80GB": (0.80, 3.00),
+        "NVIDIA H100 SXM": (1.99, 5.00),
+        "NVIDIA H200 SXM": (2.50, 7.00),
+    }
+    for price in prices:
+        assert price.date == "2026-05"
+        assert price.source
+        assert price.terms
+        assert price.url.startswith("https://")
+
+
+@pytest.mark.parametrize(
+    ("name", "machine"),
+    [
+        ("NVIDIA H100 80GB HBM3", "NVIDIA H100 SXM"),
+        ("nvidia  h200", "NVIDIA H200 SXM"),
+        ("NVIDIA H100 PCIe", None),  # another product, at another price
+        ("NVIDIA H200 NVL", None),
+        ("AMD EPYC", None),
+    ],
+)
+def test_a_price_is_only_of_the_machine_it_names(name: str, machine: str | None) -> None:
+    found = price_of([name], read_prices())
+    assert (found and found.machine) == machine
+
+
+def test_a_price_on_the_command_line() -> None:
+    price = parse_price(" AMD EPYC, 2 cores = 0.10")
+    assert price.machine == "AMD EPYC, 2 cores"
+    assert price.usd_per_hour == Range(0.1, 0.1)
+    assert price.source == "given by the user"
+    assert parse_price("A=B=2").names == ("A=B",)
+
+
+@pytest.mark.parametrize("text", ["", "AMD EPYC", "=1", "X=", "X=-1", "X=0", "X=nan", "X=inf", "X=ten", "X=$1"])
+def test_what_is_no_price_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be NAME=USD_PER_HOUR with a number above 0"):
+        parse_price(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"usd_per_hour": {"low": -1, "high": 2}}, "must be a range above 0"),
+        ({"usd_per_hour": {"low": 0, "high": 2}}, "must be a range above 0"),
+        ({"usd_per_hour": {"low": 3, "high": 2}}, "must be a range above 0"),
+        ({"usd_per_hour": {"low": float("nan"), "high": 2}}, "finite number"),
+        ({"usd_per_hour": 2}, "must be an object"),
+        ({"names": []}, "must say whose it is"),
+        ({"source": " "}, "must say whose it is"),
+        ({"names": ["NVIDIA H200"]}, "has two prices of nvidia h200"),
+        ({"url": "javascript:alert(1)"}, "must begin with https"),
+        ({"per_minute": 1}, "unknown field"),
+    ],
+)
+def test_a_broken_price_file_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    data = json.loads(PUBLISHED.read_text())
+    data["prices"][0] |= change
+    path = tmp_path / "prices.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=said) as refused:
+        read_prices(path)
+    assert str(path) in str(refused.value)
+
+
+def test_a_price_file_of_another_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prices.json"
+    path.write_text(json.dumps({"schema_version": 9, "prices": []}))
+    with pytest.raises(ConfigError, match="schema_version 9, known is 1"):
+        read_prices(path)
+
+
+def test_rows_are_priced_by_the_machine_they_ran_on(tmp_path: Path) -> None:
+    """A file of a machine with a GPU has rows of two machines: the GPU, and the processor with its cores."""
+    gpu = "NVIDIA H100 80GB HBM3"
+    rows = [row("g/14", 10, runtime="tensorrt"), row("So400m/14", 4, runtime="tensorrt"), row("So400m/14", 400)]
+    files = [measured(tmp_path / "a.json", rows, gpu=gpu)]
+    assert machines_of(files) == {gpu: (gpu,), "AMD EPYC, 2 cores": ("AMD EPYC", "AMD EPYC, 2 cores")}
+    on_gpu, on_cpu = price_machines(files, read_prices())
+    assert [line.row.variant for line in on_gpu.lines] == ["So400m/14", "g/14"]  # the cheapest first
+    first = on_gpu.lines[0]
+    assert first.rank == (1, 1)
+    assert first.usd_at_low is not None
+    assert first.usd_at_high is not None
+    assert first.usd_at_low.value == pytest.approx(1.99 / 3600 / 250 * 1e6)
+    assert first.usd_at_high.value == pytest.approx(5.00 / 3600 / 250 * 1e6)
+    assert on_cpu.price is None
+    assert on_cpu.lines[0].usd_at_low is None
+    assert on_cpu.lines[0].machine_hours.value == pytest.approx(1e6 / 3600 / 2.5)
+    assert "no price of AMD EPYC, 2 cores is known" in on_cpu.no_price
+
+
+def test_the_first_price_that_fits_counts(tmp_path: Path) -> None:
+    files = [measured(tmp_path / "a.json", [row(runtime="tensorrt")], gpu="NVIDIA H200")]
+    (machine,) = price_machines(files, [parse_price("nvidia h200=3"), *read_prices()])
+    assert machine.price is not None
+    assert machine.price.usd_per_hour == Range(3, 3)
+
+
+def test_one_name_of_two_machines_is_refused(tmp_path: Path) -> None:
+    files = [measured(tmp_path / "a.json", [row()]), measured(tmp_path / "b.json", [row()], cores=64)]
+    with pytest.raises(ConfigError, match="AMD EPYC fits AMD EPYC, 2 cores and AMD EPYC, 64 cores"):
+        price_machines(files, [parse_price("AMD EPYC=1")])
+    small, large = price_machines(files, [parse_price("AMD EPYC, 64 cores=1")])
+    assert small.price is None
+    assert large.price is not None
+
+
+def test_a_row_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    files = [measured(tmp_path / "a.json", [row()]), measured(tmp_path / "b.json", [row("g/14"), row()])]
+    with pytest.raises(ConfigError, match=r"a\.json and b\.json both hold So400m/14 .*sovit bench compare"):
+        price_machines(files, [])
+
+
+def test_the_claim_by_hand(tmp_path: Path) -> None:
+    """p50 of 400 (390 to 410) and 1000 (980 to 1020) ms: 0.4, from 390 / 1020 to 410 / 980."""
+    rows = [
+        row(p50_ms=estimate(400, 390, 410), images_per_second=estimate(2.5, 2.4, 2.6)),
+        row("g/14", p50_ms=estimate(1000, 980, 1020), images_per_second=estimate(1.0, 0.98, 1.02)),
+        row("g/14", 900, batch=8),
+        row("So400m/14", 200, precision="int8"),
+    ]
+    (machine,) = price_machines([measured(tmp_path / "a.json", rows)], [])
+    (claim,) = claims_of(machine, read_accuracies())
+    assert claim.p50.value == pytest.approx(0.4)
+    assert claim.p50.low == pytest.approx(390 / 1020)
+    assert claim.p50.high == pytest.approx(410 / 980)
+    # The cost is one over the rate: (1 / 2.5) / (1 / 1), from (1 / 2.6) / (1 / 0.98) to (1 / 2.4) / (1 / 1.02).
+    assert claim.cost.value == pytest.approx(0.4)
+    assert claim.cost.low == pytest.approx(0.98 / 2.6)
+    assert claim.cost.high == pytest.approx(1.02 / 2.4)
+    assert claim.cost_verdict == claim.p50_verdict == "less than half"
+    assert claim.accuracies == [
+        ("ImageNet-1k top-1, linear probe", 88.2, 88.4),
+        ("ImageNet-1k top-1, 10-shot", 84.1, 84.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("p50", "verdict"), [(450, "less than half"), (495, "cannot be told from half"), (560, "not less than half")]
+)
+def test_what_is_said_of_half(tmp_path: Path, p50: float, verdict: str) -> None:
+    (machine,) = price_machines([measured(tmp_path / "a.json", [row(p50=p50), row("g/14", 1000)])], [])
+    (claim,) = claims_of(machine, read_accuracies())
+    assert claim.cost_verdict == verdict
+
+
+def test_the_claim_is_not_made_across_machines(tmp_path: Path) -> None:
+    files = [measured(tmp_path / "a.json", [row()]), measured(tmp_path / "b.json", [row("g/14")], cores=4)]
+    assert [claims_of(machine, read_accuracies()) for machine in price_machines(files, [])] == [[], []]
