@@ -269,6 +269,27 @@ def build_parser() -> argparse.ArgumentParser:
     latency.add_argument("--out", type=Path, metavar="FILE", help="write rows and conditions as JSON there")
     with_json(latency)
 
+    load = benches.add_parser("load", help="HTTP load on a running service", allow_abbrev=False)
+    load.set_defaults(run=_in_checkout("benchmarks.load_command", "load"))
+    load.add_argument("url", metavar="URL", help="a running service, such as http://127.0.0.1:3000")
+    load.add_argument("--images", type=Path, nargs="+", help="photographs: JPEG files, or folders of them")
+    load.add_argument("--rate", type=float, help="open loop: so many requests a second on average, Poisson arrivals")
+    load.add_argument("--concurrency", type=int, help="closed loop: so many clients, one request each under way")
+    load.add_argument("--slo-ms", type=float, help="search the highest rate whose latency keeps this limit")
+    load.add_argument("--percentile", type=float, help="of the latency that must keep it (default: 99)")
+    load.add_argument("--success", type=float, help="share of requests that must be answered (default: 0.999)")
+    load.add_argument("--seconds", type=float, default=10.0, help="of a run, or least of a step (default: %(default)g)")
+    load.add_argument(
+        "--warmup-seconds", type=float, default=3.0, help="before each, counted apart (default: %(default)g)"
+    )
+    load.add_argument("--limit-ms", type=float, help="answers within it are goodput (default: 1000)")
+    load.add_argument("--path", choices=["/embed", "/classify"], default="/embed", help="(default: %(default)s)")
+    load.add_argument("--model", metavar="NAME", help="which of the service's models (default: its first)")
+    load.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds the service's API key")
+    load.add_argument("--seed", type=int, default=0, help="of the arrivals (default: %(default)d)")
+    load.add_argument("--out", type=Path, metavar="FILE", help="write the result and its conditions as JSON there")
+    with_json(load)
+
     scenario = benches.add_parser("scenario", help="one artifact under a load generator's scenario", allow_abbrev=False)
     scenario.set_defaults(run=_in_checkout("benchmarks.scenario_command", "scenario"))
     scenario.add_argument("scenario", choices=["single-stream", "offline", "server"])
@@ -487,7 +508,7 @@ def _each(
     else:
         from sovit.client import Client
 
-        key = "" if arguments.key_file is None else _read_key(arguments.key_file)
+        key = "" if arguments.key_file is None else read_key(arguments.key_file)
         with Client(target, api_key=key, model=arguments.model or "") as client:
             values = list(remote(client, words))
     return list(zip(words, values, strict=True)), any(isinstance(value, SoViTError) for value in values)
@@ -507,7 +528,7 @@ def _from_artifact(folder: str, images: list[str], call: Callable[[Predictor, st
     return values
 
 
-def _read_key(path: Path) -> str:
+def read_key(path: Path) -> str:
     """The key in a file of its own, which keeps it off the command line and so out of the list of processes."""
     try:
         key = path.read_text(encoding="utf-8").strip()
