@@ -16,7 +16,8 @@ from serving.inference.model import OnBatch, ServedModel, load_model
 from serving.inference.models import Models
 from serving.observing.metrics import Metrics
 from serving.observing.recent import Recent
-from serving.observing.trace import Tracer, open_tracer
+from serving.observing.trace import Tracer
+from serving.observing.tracer import open_tracer
 from sovit.cores import available_cores
 from sovit.errors import Draining, NotReady
 

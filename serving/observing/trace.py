@@ -61,12 +61,3 @@ class PassOn:
 
     def close(self) -> None:
         pass
-
-
-def open_tracer(endpoint: str, ratio: float) -> Tracer:
-    """A tracer that sends to an OTLP endpoint, or one that only passes traces on. Raises `MissingDependency`."""
-    if not endpoint:
-        return PassOn()
-    from serving.observing.otel import OpenTelemetryTracer, otlp_exporter
-
-    return OpenTelemetryTracer(otlp_exporter(endpoint), ratio)
