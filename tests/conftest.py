@@ -23,6 +23,9 @@ from sovit.preprocess import Preprocess
 from sovit.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.browser import OpenPage
     from tests.deployment import Bento
 
 # The machine is shared: a slow example is no failure.
@@ -127,3 +130,30 @@ def bentos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bento]:
     from tests.deployment import build_bentos
 
     return build_bentos(tmp_path_factory.mktemp("bentoml"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium for the tests of one file."""
+    from tests.browser import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def page_url(exported: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service whose page is looked at, for the tests of one file."""
+    from tests.browser import service
+
+    with service(exported, tmp_path_factory.mktemp("page")) as address:
+        yield address
+
+
+@pytest.fixture
+def open_page(browser: Browser, page_url: str) -> Iterator[OpenPage]:
+    """Opens the page, and looks for trouble when the test is over."""
+    from tests.browser import opening
+
+    with opening(browser, page_url) as open_one:
+        yield open_one

@@ -5,25 +5,21 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, FilePayload, Page, Route, expect
+from playwright.sync_api import FilePayload, Page, Route, expect
 
-from sovit.artifact import Artifact
 from tests.browser import (
     Gate,
     OpenPage,
     assert_answers,
-    chromium,
-    opening,
     photograph,
     predictions,
     run_copied,
-    service,
 )
 from tests.served import truncated_jpeg
 
@@ -33,24 +29,6 @@ HOSTILE_NAMES = (
     'it\'s; "two", $(three) `four` \\five&six.png',
     "a" * 200 + ".png",
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def url(exported: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with service(exported, tmp_path_factory.mktemp("page")) as address:
-        yield address
-
-
-@pytest.fixture
-def open_page(browser: Browser, url: str) -> Iterator[OpenPage]:
-    with opening(browser, url) as open_one:
-        yield open_one
 
 
 def transfer(page: Page, files: Sequence[tuple[str, bytes]]) -> Any:

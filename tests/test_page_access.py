@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
-from sovit.artifact import Artifact
-from tests.browser import Opened, OpenPage, chromium, opening, photograph, service
+from tests.browser import Opened, OpenPage, photograph
 from tests.served import truncated_jpeg
 
 pytestmark = pytest.mark.browser
@@ -37,24 +35,6 @@ CONTRAST = """() => {
     }
     return poor;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def url(exported: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with service(exported, tmp_path_factory.mktemp("page")) as address:
-        yield address
-
-
-@pytest.fixture
-def open_page(browser: Browser, url: str) -> Iterator[OpenPage]:
-    with opening(browser, url) as open_one:
-        yield open_one
 
 
 def fill(here: Opened) -> None:

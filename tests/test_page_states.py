@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from sovit.artifact import Artifact
 from sovit.checkpoint import save_checkpoint
@@ -22,9 +22,7 @@ from tests.browser import (
     Gate,
     OpenPage,
     assert_answers,
-    chromium,
     fulfil,
-    opening,
     photograph,
     run_copied,
     service,
@@ -33,24 +31,6 @@ from tests.conftest import random_model, tiny_spec
 
 pytestmark = pytest.mark.browser
 KEY = "page-key"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def url(exported: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with service(exported, tmp_path_factory.mktemp("page")) as address:
-        yield address
-
-
-@pytest.fixture
-def open_page(browser: Browser, url: str) -> Iterator[OpenPage]:
-    with opening(browser, url) as open_one:
-        yield open_one
 
 
 def test_a_slow_model_is_seen_to_be_at_work(open_page: OpenPage) -> None:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from serving.inference.model import ServedModel
 from serving.observing.recent import WINDOW_SECONDS
 from serving.road import enter_key
+from serving.wire.etag import has_it
 from serving.wire.schema import JSON
 from serving.worker import Worker
 
@@ -19,8 +20,7 @@ async def model(request: Request, worker: Worker) -> Response:
     found = worker.models.find(request.query_params.get("model"))
     etag = f'"{found.artifact}"'
     headers = {"etag": etag, "cache-control": "no-cache"}
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if known & {etag, "*"}:
+    if has_it(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(orjson.dumps(_entry(worker, found)), headers=headers, media_type=JSON)
 
