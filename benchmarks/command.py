@@ -67,7 +67,14 @@ def latency(arguments: argparse.Namespace) -> Result:
     if arguments.out:
         write_json(arguments.out, data)
     marks = ["quick run, not to be published"] * arguments.quick + ["interrupted"] * (not complete)
-    note = ", ".join([*marks, f"{plan.threads} threads", f"{plan.processes} processes", before["processor"]])
+    note = ", ".join(
+        [
+            *marks,
+            f"{plan.threads} threads",
+            f"{plan.processes} process{'es' * (plan.processes > 1)}",
+            before["processor"],
+        ]
+    )
     return Result(data, _table(rows, note), 0 if complete else EXIT_INTERRUPTED)
 
 

@@ -110,7 +110,7 @@ def _artifacts(words: Sequence[str]) -> dict[str, str]:
     artifacts: dict[str, str] = {}
     for word in words:
         is_path = "=" not in word or Path(word).is_dir()  # a folder may have a = in its name
-        name, reference = ("", word) if is_path else (word.partition("=")[0], word.partition("=")[2])
+        name, _, reference = ("", "", word) if is_path else word.partition("=")
         folder = artifact_folder(reference).resolve()
         name = name or read_manifest(folder).name
         if name in artifacts:

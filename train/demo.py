@@ -75,9 +75,14 @@ def demo(arguments: argparse.Namespace) -> None:
 
     console.print(
         f"\n[bold]Done in {time.monotonic() - began:.0f} s.[/] Training took {provenance['seconds']:.1f} s; "
-        f"the artifact gets {evaluation['top1']:.2%} of the held-out digits right. Everything is in {out}/. Next:\n"
+        f"the artifact gets {evaluation['top1']:.2%} of the held-out digits right. Everything is in {out}/. Next:"
+    )
+    # Commands are to be copied: a line each, however narrow the terminal is.
+    console.print(
         f"  .venv/bin/sovit serve {artifact}\n"
-        f"  curl -F images=@{paths[0]} 'http://127.0.0.1:3000/classify?top_k=3'    (or a browser: http://127.0.0.1:3000)"
+        f"  curl -F images=@{paths[0]} 'http://127.0.0.1:3000/classify?top_k=3'\n"
+        "or open http://127.0.0.1:3000 in a browser.",
+        soft_wrap=True,
     )
     if evaluation["top1"] < GOAL:
         raise DemoFailed(
