@@ -5,7 +5,7 @@ of a channel's size therefore moves into the weights (SmoothQuant, Xiao et al. 2
 s = max|x|^0.5 / max|w|^0.5 where it is made, in the gain of a LayerNorm or the rows of a value projection, and
 multiplied by s where it is used. The fp32 function stays the same. Ranges then reach to the largest value seen.
 
-What else was tried, and what it measured, is in `benchmarks/quantization.py` and its result file.
+What else was tried, and what it measured, is in `benchmarks/studies/quantization.py` and its result file.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench = command("bench", lambda _: None, "measure")
     benches = bench.add_subparsers(title="benchmarks", required=True, metavar="BENCHMARK")
     latency = benches.add_parser("latency", help="latency of artifacts and variants", allow_abbrev=False)
-    latency.set_defaults(run=_in_checkout("benchmarks.command", "latency"))
+    latency.set_defaults(run=_in_checkout("benchmarks.latency.command", "latency"))
     latency.add_argument("targets", metavar="ARTIFACT|VARIANT", nargs="+", help="a variant gets random weights")
     latency.add_argument(
         "--image-size", nargs="+", default=["224"], help="pixels of the variants, N or YxX (default: 224)"
@@ -263,14 +263,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="engines, torch, torch-compile, or all (default: the best engine here)",
     )
     latency.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    latency.add_argument("--rounds", type=int, default=30, help="timed runs in each process (default: 30)")
+    latency.add_argument("--rounds", type=int, default=30, help="least timed runs in each process (default: 30)")
+    latency.add_argument(
+        "--seconds", type=float, default=5.0, help="least time of the timed runs in each process (default: 5)"
+    )
     latency.add_argument("--processes", type=int, default=3, help="fresh processes for each row (default: 3)")
     latency.add_argument("--quick", action="store_true", help="10 timed runs in one process; the result says so")
+    latency.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep exported variants there, and take from there what is there"
+    )
     latency.add_argument("--out", type=Path, metavar="FILE", help="write rows and conditions as JSON there")
     with_json(latency)
 
     load = benches.add_parser("load", help="HTTP load on a running service", allow_abbrev=False)
-    load.set_defaults(run=_in_checkout("benchmarks.load_command", "load"))
+    load.set_defaults(run=_in_checkout("benchmarks.load.command", "load"))
     load.add_argument("url", metavar="URL", help="a running service, such as http://127.0.0.1:3000")
     load.add_argument("--images", type=Path, nargs="+", help="photographs: JPEG files, or folders of them")
     load.add_argument("--rate", type=float, help="open loop: so many requests a second on average, Poisson arrivals")
@@ -291,7 +297,7 @@ def build_parser() -> argparse.ArgumentParser:
     with_json(load)
 
     scenario = benches.add_parser("scenario", help="one artifact under a load generator's scenario", allow_abbrev=False)
-    scenario.set_defaults(run=_in_checkout("benchmarks.scenario_command", "scenario"))
+    scenario.set_defaults(run=_in_checkout("benchmarks.scenarios.command", "scenario"))
     scenario.add_argument("scenario", choices=["single-stream", "offline", "server"])
     scenario.add_argument("artifact", metavar="ARTIFACT")
     scenario.add_argument("--rate", type=float, default=0.0, help="images a second that arrive; of offline, a guess")
@@ -306,7 +312,7 @@ def build_parser() -> argparse.ArgumentParser:
     with_json(scenario)
 
     costing = benches.add_parser("cost", help="what a million images cost, from results of latency", allow_abbrev=False)
-    costing.set_defaults(run=_in_checkout("benchmarks.cost_command", "cost"))
+    costing.set_defaults(run=_in_checkout("benchmarks.cost.command", "cost"))
     costing.add_argument("results", metavar="RESULT", nargs="+", type=Path, help="files that latency --out wrote")
     costing.add_argument(
         "--prices", type=Path, metavar="FILE", help="your prices, before the published ones (benchmarks/prices.json)"
@@ -324,7 +330,7 @@ def build_parser() -> argparse.ArgumentParser:
     comparing = benches.add_parser(
         "compare", help="what changed between two results of latency, beyond noise", allow_abbrev=False
     )
-    comparing.set_defaults(run=_in_checkout("benchmarks.cost_command", "compare"))
+    comparing.set_defaults(run=_in_checkout("benchmarks.latency.compare_command", "compare"))
     comparing.add_argument("a", metavar="A", type=Path, help="the result before")
     comparing.add_argument("b", metavar="B", type=Path, help="the result after")
     with_json(comparing)

@@ -9,10 +9,10 @@ import onnx
 import pytest
 import torch
 
-import benchmarks.gpu
-from benchmarks.lanes import Entry, Lane, race
-from benchmarks.outliers import add_outliers
-from benchmarks.products import declared, write_products
+import benchmarks.studies.gpu
+from benchmarks.studies.lanes import Entry, Lane, race
+from benchmarks.studies.outliers import add_outliers
+from benchmarks.studies.products import declared, write_products
 from export.reference import reference_images
 from export.to_onnx import from_random
 from sovit.artifact import Artifact
@@ -91,7 +91,7 @@ def test_the_gpu_table_has_parity_with_every_row(device: str) -> None:
         pytest.skip("torch finds no CUDA device")
     source = from_random("mu/16", variant_config("mu/16", image_size=(32, 32)))
     images = reference_images(source.spec.preprocess, None)
-    rows = benchmarks.gpu.measure(source, images, [1, 4], rounds=2, device=device)
+    rows = benchmarks.studies.gpu.measure(source, images, [1, 4], rounds=2, device=device)
     assert [(row["what"], row["precision"], row["batch"]) for row in rows[:4]] == [
         ("torch eager", "fp32", 1), ("torch eager", "fp32", 4), ("torch eager", "bf16", 1), ("torch eager", "bf16", 4),
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import benchmarks.latency
-import benchmarks.latency_child
+import benchmarks.latency.child
+import benchmarks.latency.exports
+import benchmarks.latency.run
 from benchmarks.conditions import conditions
-from benchmarks.energy import LEAST_SECONDS, measured_energy
-from benchmarks.intervals import Estimate, percentile
-from benchmarks.latency import Case, Plan, Taken, cases, measure
-from benchmarks.latency_child import Measured, matmul_flops, warm_up
-from benchmarks.peaks import peak_flops
+from benchmarks.intervals import Estimate, percentiles
+from benchmarks.latency.cases import Asked, Case, cases
+from benchmarks.latency.child import Timed, matmul_flops, warm_up
+from benchmarks.latency.energy import LEAST_SECONDS, measured_energy
+from benchmarks.latency.peaks import peak_flops
+from benchmarks.latency.result import Failed, Settings, read_measured
+from benchmarks.latency.run import Taken, measure
 from sovit.artifact import Artifact
 from sovit.cli import main
 from sovit.cost import cost
@@ -27,6 +31,7 @@ from sovit.errors import ConfigError, ServiceError
 from sovit.runtime.fake import FakeRuntime
 
 SECOND = 1.0
+SETTINGS = Settings(batch=(1, 4), rounds=5, seconds=0.0, processes=3, threads=2)
 
 
 class Clock:
@@ -34,7 +39,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr("benchmarks.latency_child.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("benchmarks.latency.child.time.perf_counter", lambda: self.now)
 
 
 def test_known_times_come_back_with_the_right_percentiles(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,12 +54,26 @@ def test_known_times_come_back_with_the_right_percentiles(exported: Artifact, mo
             return {}
 
     images, _ = exported.reference()
-    found = benchmarks.latency_child.measure(Timed(exported.manifest.model), images, 4, 100)
+    found = benchmarks.latency.child.measure(Timed(exported.manifest.model), images, 4, 100, 0.0)
     assert found.first_seconds == 5.0
     assert found.warmup_runs == 7
     np.testing.assert_allclose(found.seconds, [index / 10 for index in range(1, 101)])
-    for percent, expected in ((50, 5.05), (90, 9.01), (99, 9.901)):
-        assert percentile([np.array(found.seconds)], percent).value == pytest.approx(expected)
+    values = [one.value for one in percentiles([np.array(found.seconds)], (50, 90, 99))]
+    assert values == pytest.approx([5.05, 9.01, 9.901])
+
+
+def test_a_process_measures_for_as_long_as_it_is_asked_to(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
+    class Timed(FakeRuntime):
+        def run(self, image_BYXC: Any) -> Any:
+            clock.now += 0.1
+            return {}
+
+    images, _ = exported.reference()
+    found = benchmarks.latency.child.measure(Timed(exported.manifest.model), images, 1, 5, 2.0)
+    assert len(found.seconds) == 20
+    assert sum(found.seconds) == pytest.approx(2.0)
 
 
 def test_warm_up_goes_on_until_two_groups_agree() -> None:
@@ -67,8 +86,8 @@ def test_warm_up_goes_on_until_two_groups_agree() -> None:
 def test_processes_that_differ_widen_the_interval() -> None:
     rng = np.random.default_rng(0)
     one = rng.normal(10, 0.1, 300)
-    same = percentile([one[:100], one[100:200], one[200:]], 50)
-    apart = percentile([one[:100], one[100:200] + 2, one[200:] + 4], 50)
+    (same,) = percentiles([one[:100], one[100:200], one[200:]], [50])
+    (apart,) = percentiles([one[:100], one[100:200] + 2, one[200:] + 4], [50])
     assert same.low <= same.value <= same.high
     assert same.high - same.low < 0.2
     assert apart.low < 10.5
@@ -77,7 +96,7 @@ def test_processes_that_differ_widen_the_interval() -> None:
 
 @given(st.lists(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8), min_size=1, max_size=3))
 def test_an_interval_holds_its_value(runs: list[list[float]]) -> None:
-    found = percentile([np.array(one) for one in runs], 90)
+    (found,) = percentiles([np.array(one) for one in runs], [90])
     assert found.low <= found.value <= found.high
     every = [time for one in runs for time in one]
     assert min(every) <= found.low
@@ -96,8 +115,8 @@ def case(artifact: Artifact, target: str = "a") -> Case:
     return Case(target=target, artifact=artifact, runtime="onnxruntime")
 
 
-def measured(batch: int, seconds: list[float]) -> Measured:
-    return Measured(
+def measured(batch: int, seconds: list[float]) -> Timed:
+    return Timed(
         batch=batch, seconds=seconds, warmup_runs=6, first_seconds=2.0, peak_memory_bytes=7 * batch, joules=None
     )
 
@@ -105,18 +124,24 @@ def measured(batch: int, seconds: list[float]) -> Measured:
 def test_processes_take_turns_and_rows_are_made_of_all(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
-    def add(taken: Taken, one: Case, plan: Plan) -> None:
+    def add(taken: Taken, one: Case, settings: Settings) -> None:
         order.append(one.target)
         taken.load_seconds.append(float(len(order)))
         taken.matmul_flops.append(1e9)
         taken.cosines.append(1 - len(order) / 1e6)
-        for batch in plan.batches:
+        for batch in settings.batch:
             taken.batches.setdefault(batch, []).append(measured(batch, [0.1 * batch] * 5))
 
-    monkeypatch.setattr(benchmarks.latency, "_add", add)
-    plan = Plan(batches=(1, 4), rounds=5, processes=3, threads=2)
-    rows, complete = measure([case(exported), case(exported, "b")], plan, lambda _: None)
-    assert complete
+    monkeypatch.setattr(benchmarks.latency.run, "_add", add)
+    kept: list[int] = []
+    rows, failed, complete = measure(
+        [case(exported), case(exported, "b")],
+        SETTINGS,
+        lambda _: None,
+        lambda rows, _: kept.append(rows[0].processes),
+    )
+    assert (failed, complete) == ([], True)
+    assert kept == [1, 2], "what two passes have found is safe before the third"
     assert order == ["a", "b"] * 3
     assert [(row.variant, row.batch) for row in rows] == [("a", 1), ("b", 1), ("a", 4), ("b", 4)]
     last = rows[-1]
@@ -135,7 +160,7 @@ def test_processes_take_turns_and_rows_are_made_of_all(exported: Artifact, monke
 def test_interrupted_it_keeps_what_is_finished(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def add(taken: Taken, one: Case, plan: Plan) -> None:
+    def add(taken: Taken, one: Case, settings: Settings) -> None:
         calls.append(one.target)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -144,31 +169,84 @@ def test_interrupted_it_keeps_what_is_finished(exported: Artifact, monkeypatch: 
         taken.cosines.append(1.0)
         taken.batches.setdefault(1, []).append(measured(1, [0.1] * 5))
 
-    monkeypatch.setattr(benchmarks.latency, "_add", add)
-    rows, complete = measure([case(exported), case(exported, "b")], Plan(), lambda _: None)
+    monkeypatch.setattr(benchmarks.latency.run, "_add", add)
+    rows, _, complete = measure([case(exported), case(exported, "b")], replace(SETTINGS, batch=(1,)), lambda _: None)
     assert not complete
     assert [row.variant for row in rows] == ["a"]
 
 
-def test_a_process_that_fails_says_why(exported: Artifact, tmp_path: Path) -> None:
-    gone = replace(case(exported), artifact=Artifact(tmp_path, exported.manifest))
-    with pytest.raises(ServiceError, match="a process failed: a in onnxruntime: status 1"):
-        measure([gone], Plan(processes=1), lambda _: None)
+def test_a_process_that_fails_says_why_and_the_others_go_on(exported: Artifact, tmp_path: Path) -> None:
+    gone = replace(case(exported, "gone"), artifact=Artifact(tmp_path, exported.manifest))
+    settings = replace(SETTINGS, batch=(1,), processes=2)
+    rows, (failed,), complete = measure([gone, case(exported)], settings, lambda _: None)
+    assert complete
+    assert [(row.variant, row.processes) for row in rows] == [("a", 2)]
+    assert (failed.variant, failed.runtime) == ("gone", "onnxruntime")
+    assert "its process ended with status" in failed.reason
+    assert "manifest.json is missing" in failed.reason
 
 
-def test_a_target_that_is_neither_artifact_nor_variant_is_named(tmp_path: Path) -> None:
-    def asked(target: str, **changes: Any) -> list[Case]:
-        options: dict[str, Any] = {"image_sizes": [(16, 16)], "precisions": ["fp32"], "runtimes": ["auto"]}
-        return cases([target], images=None, scratch=tmp_path, **(options | changes))
+def test_a_process_that_the_system_ends_is_named_for_what_it_is(
+    exported: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.latency.process.sys.executable", "/bin/false")
+    assert "status 1: it said nothing" in measure([case(exported)], SETTINGS, lambda _: None)[1][0].reason
+    killed = subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr("benchmarks.latency.process.subprocess.run", lambda *_, **__: killed)
+    assert "because the memory ran out" in measure([case(exported)], SETTINGS, lambda _: None)[1][0].reason
+
+
+def asked(folder: Path, **changes: Any) -> Asked:
+    options: dict[str, Any] = {"image_sizes": [(16, 16)], "precisions": ["fp32"], "runtimes": ["auto"], "images": None}
+    return Asked(folder=folder, **(options | changes))
+
+
+def test_what_cannot_be_meant_is_named_before_anything_is_exported(tmp_path: Path) -> None:
+    def refused(target: str, **changes: Any) -> None:
+        cases(["mu/4", target], asked(tmp_path / "kept", **changes), lambda _: None)
 
     with pytest.raises(ConfigError, match="is no artifact"):
-        asked(str(tmp_path))
+        refused(str(tmp_path))
     with pytest.raises(ConfigError, match="no variant is called"):
-        asked("nope")
+        refused("nope")
     with pytest.raises(ConfigError, match="need real photographs"):
-        asked("mu/4", precisions=["int8"])
+        refused("mu/4", precisions=["int8"])
+    with pytest.raises(ConfigError, match="no runtime is called 'onxruntime'"):
+        refused("mu/4", runtimes=["onxruntime"])
+    assert not (tmp_path / "kept").exists()
+    with pytest.raises(ConfigError, match="is no folder of images"):
+        refused("mu/4", precisions=["int8"], images=tmp_path / "nowhere")
+
+
+def test_exports_are_kept_and_taken_again(tmp_path: Path) -> None:
+    said: list[str] = []
     with pytest.raises(ConfigError, match="nothing to measure"):
-        asked("mu/4", runtimes=["tensorrt"])
+        cases(["mu/4"], asked(tmp_path, runtimes=["tensorrt"]), said.append)
+    assert said == ["exporting mu/4 in fp32"]
+    (one,), failed = cases(["mu/4"], asked(tmp_path, runtimes=["torch"]), said.append)
+    assert (one.target, one.runtime, failed) == ("mu/4", "torch", [])
+    assert said == ["exporting mu/4 in fp32"], "it was there"
+    assert sorted(path.name for path in (tmp_path / "mu-4-16x16").iterdir()) == ["checkpoint", "fp32"]
+    (tmp_path / "mu-4-16x16").rename(tmp_path / "mu-8-16x16")
+    with pytest.raises(ConfigError, match="holds mu/4 in fp32, not mu/8 in fp32"):
+        cases(["mu/8"], asked(tmp_path), said.append)
+
+
+def test_an_export_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def artifact_of(variant: str, *rest: Any) -> Artifact:
+        if variant == "mu/8":
+            raise ServiceError("the system ended its process.")
+        return benchmarks.latency.exports.artifact_of(variant, *rest)
+
+    monkeypatch.setattr("benchmarks.latency.cases.artifact_of", artifact_of)
+    found, failed = cases(["mu/8", "mu/4"], asked(tmp_path), lambda _: None)
+    assert [one.target for one in found] == ["mu/4"]
+    assert failed == [
+        Failed(
+            variant="mu/8", image_size=(16, 16), runtime="", precision="fp32", reason="the system ended its process."
+        )
+    ]
+    assert str(failed[0]) == "mu/8 at 16 px as fp32: the system ended its process."
 
 
 def test_energy_is_known_where_it_can_be_read_and_the_stretch_is_long_enough(
@@ -180,7 +258,7 @@ def test_energy_is_known_where_it_can_be_read_and_the_stretch_is_long_enough(
     (tmp_path / "intel-rapl:0").mkdir()
     counter = tmp_path / "intel-rapl:0" / "energy_uj"
     now = 100.0
-    monkeypatch.setattr("benchmarks.energy.time.perf_counter", lambda: now)
+    monkeypatch.setattr("benchmarks.latency.energy.time.perf_counter", lambda: now)
     for seconds, joules in ((LEAST_SECONDS - 1, None), (LEAST_SECONDS + 1, 3.0)):
         counter.write_text("1000000")
         with measured_energy(tmp_path) as stretch:
@@ -200,7 +278,7 @@ def test_peaks_are_those_of_known_gpus_only() -> None:
 
 def test_the_rate_of_products_is_counted_right(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
-    monkeypatch.setattr("benchmarks.latency_child.time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("benchmarks.latency.child.time.perf_counter", lambda: float(next(ticks)))
     assert matmul_flops() == 2 * 1536**3 / SECOND
 
 
@@ -221,7 +299,7 @@ def test_the_command_measures_in_real_processes_and_records_its_conditions(
     ]
     assert main([*words, "--batch", "1", "2", "--quick", "--out", str(out)]) == 0
     data = json.loads(out.read_text())
-    assert (data["quick"], data["complete"], data["schema_version"]) == (True, True, 2)
+    assert (data["quick"], data["complete"], data["schema_version"]) == (True, True, 3)
     found = [(row["variant"], row["runtime"], row["batch"], row["runs"], row["processes"]) for row in data["rows"]]
     assert found == [
         (name, runtime, batch, 10, 1)
@@ -235,6 +313,8 @@ def test_the_command_measures_in_real_processes_and_records_its_conditions(
         assert row["matmul_flops"] > 1e8
         assert row["cosine"] > 0.999
         assert row["peak_memory_bytes"] > 1e7
+        assert row["weights"] == "random"
+    assert read_measured(out).to_json() == data, "what is written is what is read"
     assert data["conditions"]["cores"] >= 1
     assert data["conditions"]["packages"]["onnxruntime"]
     assert "quick run" in " ".join(capsys.readouterr().out.split())

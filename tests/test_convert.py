@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import sovit
-from benchmarks.commands import run_sovit
-from benchmarks.foreign import write_big_vision, write_timm, write_transformers
+from benchmarks.studies.commands import run_sovit
+from benchmarks.studies.foreign import write_big_vision, write_timm, write_transformers
 from export.reference import reference_images
 from export.to_onnx import export_onnx, from_checkpoint
 from sovit.checkpoint import read_config
@@ -681,7 +681,7 @@ def test_any_shape_of_transformers(head_dim: int, shape: dict[str, Any]) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["npz", "timm", "transformers"])
 def test_so400m_in_full_size_needs_less_than_two_and_a_half_times_its_weights(layout: str, tmp_path: Path) -> None:
-    """The time is measured by benchmarks/convert.py: no test depends on it."""
+    """The time is measured by benchmarks/studies/convert.py: no test depends on it."""
     model = ViT(variant_config("So400m/14"))
     source = tmp_path / "source.npz"
     if layout == "timm":

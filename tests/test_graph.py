@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import export.builder
-from benchmarks.outliers import add_outliers
+from benchmarks.studies.outliers import add_outliers
 from export.calibrate import calibrate
 from export.graph import write_graph
 from export.quantize import Quantization, quantization

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from scipy.stats import expon, kstest  # type: ignore[import-untyped]
 
-import benchmarks.clients
-from benchmarks.load import Load, Tally, Target, closed_loop, load_of, observe_closed, observe_open, open_loop
-from benchmarks.pacing import arrivals, punctual_loop
+import benchmarks.load.clients
+from benchmarks.load.loops import Load, Tally, Target, closed_loop, load_of, observe_closed, observe_open, open_loop
+from benchmarks.load.pacing import arrivals, punctual_loop
 from tests.conftest import jpeg
 from tests.standing_in import Asked, Reply, Script, of, problem, silent, standing_in
 
@@ -169,7 +169,7 @@ def test_what_this_machine_could_not_send_is_no_failure_of_the_server(monkeypatc
 
 
 def test_connections_have_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmarks.clients, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(benchmarks.load.clients, "MAX_CONNECTIONS", 2)
     with silent() as (url, _):
         load = open_loop(Target(url=url, timeout_seconds=1), IMAGES, rate=100, seconds=0.2)
     assert load.timeouts >= 2

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import benchmarks.slo
-import benchmarks.slo_run
-from benchmarks.load import Observed, Tally, Target
-from benchmarks.load_command import load
-from benchmarks.pacing import arrivals
-from benchmarks.photographs import MAX_IMAGES, photographs_in
-from benchmarks.slo import Slo
-from benchmarks.telling import Telling
+import benchmarks.load.slo
+import benchmarks.load.slo_run
+from benchmarks.load.command import load
+from benchmarks.load.loops import Observed, Tally, Target
+from benchmarks.load.pacing import arrivals
+from benchmarks.load.photographs import MAX_IMAGES, photographs_in
+from benchmarks.load.slo import Slo
+from benchmarks.load.telling import Telling
 from sovit.cli import EXIT_INTERRUPTED, Result
 from sovit.errors import ConfigError, Forbidden, NotReady, ServiceError, SoViTError
 from tests.conftest import jpeg
@@ -266,7 +266,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Simulated:
 def simulate(monkeypatch: pytest.MonkeyPatch, **options: int) -> Simulated:
     server = Simulated(**options)
     for name in ("observe_open", "observe_closed"):
-        monkeypatch.setattr(benchmarks.slo_run, name, getattr(server, name))
+        monkeypatch.setattr(benchmarks.load.slo_run, name, getattr(server, name))
     return server
 
 
@@ -332,8 +332,8 @@ def test_a_service_that_does_not_recover_ends_the_search_with_what_it_has(
             return server._observed(target, [], 1.0)
         return server.observe_closed(target, images, **options)
 
-    monkeypatch.setattr(benchmarks.slo_run, "observe_closed", observe_closed)
-    monkeypatch.setattr(benchmarks.slo_run, "_RECOVERY_SECONDS", 0.01)
+    monkeypatch.setattr(benchmarks.load.slo_run, "observe_closed", observe_closed)
+    monkeypatch.setattr(benchmarks.load.slo_run, "_RECOVERY_SECONDS", 0.01)
     with standing_in(service) as url:
         result = load(asked_for(url, images, slo_ms=50.0, seconds=20.0))
     assert result.exit_code == 1
@@ -343,9 +343,9 @@ def test_a_service_that_does_not_recover_ends_the_search_with_what_it_has(
 
 
 def test_who_answers_not_even_one_client_is_not_searched(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmarks.slo_run, "_ALONE_SECONDS", 0.05)
+    monkeypatch.setattr(benchmarks.load.slo_run, "_ALONE_SECONDS", 0.05)
     with standing_in(lambda _: of({}, 500)) as url, pytest.raises(ServiceError, match="answered none of one client's"):
-        benchmarks.slo_run.run_search(
+        benchmarks.load.slo_run.run_search(
             Slo(limit_ms=50),
             Target(url=url),
             [images.joinpath("0.JPEG").read_bytes()],
@@ -358,8 +358,8 @@ def test_who_answers_not_even_one_client_is_not_searched(images: Path, monkeypat
 
 def test_a_step_on_a_real_server(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer can come within a microsecond, at whatever rate; one rate is tried."""
-    monkeypatch.setattr(benchmarks.slo, "_MAX_HALVINGS", 0)
-    monkeypatch.setattr(benchmarks.slo_run, "_ALONE_SECONDS", 0.1)
+    monkeypatch.setattr(benchmarks.load.slo, "_MAX_HALVINGS", 0)
+    monkeypatch.setattr(benchmarks.load.slo_run, "_ALONE_SECONDS", 0.1)
     with standing_in(service) as url:
         result = load(asked_for(url, images, slo_ms=0.001, percentile=50.0, seconds=0.05))
     assert result.exit_code == 1

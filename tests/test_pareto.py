@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy import PUBLISHED, read_accuracies
+from benchmarks.cost.accuracy import PUBLISHED, read_accuracies
+from benchmarks.cost.pareto import Point, dominates, front, front_of
+from benchmarks.cost.pricing import price_machines
 from benchmarks.intervals import Estimate
-from benchmarks.pareto import Point, dominates, front, front_of
-from benchmarks.pricing import price_machines
 from sovit.config import variant_config
 from sovit.errors import ConfigError
 from tests.test_compare import measured, row

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy import read_accuracies
-from benchmarks.intervals import Estimate
-from benchmarks.prices import PUBLISHED, Range, parse_price, price_of, read_prices
-from benchmarks.pricing import claims_of, machine_hours, machines_of, price_machines, ranks, usd
+from benchmarks.cost.accuracy import read_accuracies
+from benchmarks.cost.prices import PUBLISHED, Range, parse_price, price_of, read_prices
+from benchmarks.cost.pricing import claims_of, machine_hours, machines_of, price_machines, usd
+from benchmarks.intervals import Estimate, ranks
 from sovit.errors import ConfigError
 from tests.test_compare import estimate, measured, row
 

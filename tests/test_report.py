@@ -16,18 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from benchmarks.accuracy import read_accuracies
-from benchmarks.blocks import Cell
-from benchmarks.compare import read_measured
-from benchmarks.cost_command import cost
+from benchmarks.cost.accuracy import read_accuracies
+from benchmarks.cost.blocks import Cell
+from benchmarks.cost.command import cost
+from benchmarks.cost.page import to_html, to_json, to_markdown
+from benchmarks.cost.plots import Mark, linear_ticks, log_ticks, scatter
+from benchmarks.cost.prices import Price, parse_price, read_prices
+from benchmarks.cost.report import build, in_words
 from benchmarks.intervals import Estimate
-from benchmarks.page import to_html, to_json, to_markdown
-from benchmarks.plots import Mark, linear_ticks, log_ticks, scatter
-from benchmarks.prices import Price, parse_price, read_prices
-from benchmarks.report import build, in_words
+from benchmarks.latency.result import read_measured
 from sovit.cli import Result
 from sovit.errors import ConfigError
-from tests.test_compare import estimate, result_file, row
+from tests.test_compare import FAILED, estimate, result_file, row
 
 ROWS: Final = [
     row("S/16", 20, precision="int8", cosine=0.9996),
@@ -187,10 +187,11 @@ def test_the_claim_is_in_this_files_numbers(tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_to_be_published_says_so_on_top(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for out in ("report.html", "report.md"):
-        result, text = run(tmp_path, [row(failures=1)], quick=True, complete=False, out=tmp_path / out)
+        result, text = run(tmp_path, [row()], quick=True, complete=False, failed=[FAILED], out=tmp_path / out)
         top = text.partition("SoViT-400m/14 against")[0]
-        for said in ("a quick run, not to be published", "an incomplete run", "1 run failed"):
+        for said in ("a quick run, not to be published", "an incomplete run"):
             assert said in top
+        assert "G/14 at 224 px in openvino int8: the memory ran out." in text
     assert shown(result, capsys).startswith("Read with care: latency.json: a quick run")
     _, text = run(tmp_path)
     assert "Read with care" not in text
@@ -222,7 +223,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     """In processes that hash strings differently, too."""
     path = result_file(tmp_path / "latency.json", ROWS)
     program = (
-        "import argparse, sys; from pathlib import Path; from benchmarks.cost_command import cost\n"
+        "import argparse, sys; from pathlib import Path; from benchmarks.cost.command import cost\n"
         "for name in ('html', 'md', 'json'):\n"
         "    cost(argparse.Namespace(results=[Path(sys.argv[1])], price=['AMD EPYC=1'], prices=None,"
         " out=Path(sys.argv[2] + '.' + name)))"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.scenarios import Scenario, read_summary, run_scenario
+from benchmarks.scenarios.loadgen import Scenario, read_summary, run_scenario
 from sovit.artifact import Artifact
 from sovit.cli import main
 from sovit.errors import ConfigError, ServiceError

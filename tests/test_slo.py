@@ -9,9 +9,9 @@ from itertools import count, pairwise
 import numpy as np
 import pytest
 
-from benchmarks.load import Observed, Tally, load_of
-from benchmarks.pacing import arrivals
-from benchmarks.slo import PRECISION, Phase, Slo, Step, Verdict, found, judged, rounded, search
+from benchmarks.load.loops import Observed, Tally, load_of
+from benchmarks.load.pacing import arrivals
+from benchmarks.load.slo import PRECISION, Phase, Slo, Step, Verdict, found, judged, rounded, search
 from sovit.errors import ConfigError
 
 SLO = Slo(limit_ms=50)

@@ -1,0 +1,238 @@
+"""The forms of a report: one page of HTML that needs nothing else, Markdown without the plots, and JSON."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from html import escape
+from typing import Any, Final
+
+from benchmarks.cost.blocks import TITLE, Block, Heading, Notes, Plots, Table
+from benchmarks.cost.plots import STYLE
+from benchmarks.cost.report import Report, document
+
+SCHEMA_VERSION: Final = 1
+# In a text: an address, or code between backticks. And what Markdown would read as more than itself.
+_PIECES: Final = re.compile(r"(https?://[^\s)]*[^\s).,;:]|`[^`]*`)")
+_SPECIAL: Final = re.compile(r"([\\`*_\[\]<>])")
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as plain data."""
+    data = asdict(report)
+    for file in data["files"]:
+        del file["rows"]  # they stand in the lines of their machines
+    for claim, plain in zip(report.claims, data["claims"], strict=True):
+        plain["row"] = claim.row._asdict()
+    return {"benchmark": "cost", "schema_version": SCHEMA_VERSION, **data}
+
+
+def to_markdown(report: Report) -> str:
+    """The report without its plots."""
+    parts = [f"# {TITLE}", *[f"> **Read with care.** {_plain(flaw)}." for flaw in report.flaws]]
+    for block in document(report):
+        match block:
+            case Heading(text, level):
+                parts.append(f"{'#' * level} {_plain(text)}")
+            case Plots(_, _, caption, _):
+                parts.append(_plain(caption))
+            case Notes(notes):
+                parts.append("\n".join(f"- {_plain(note)}" for note in notes))
+            case Table():
+                parts.append(_markdown_table(block))
+            case str():
+                parts.append(_plain(block))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [
+        [_plain(title) for title, _ in table.columns],
+        ["---:" if numeric else "---" for _, numeric in table.columns],
+        *([_plain(cell.text + (f" ({cell.small})" if cell.small else "")) for cell in row] for row in table.rows),
+    ]
+    return "\n".join([_plain(table.caption), "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, but for addresses and code."""
+    pieces = _PIECES.split(" ".join(text.split()))
+    shown = [piece if index % 2 else _SPECIAL.sub(r"\\\1", piece) for index, piece in enumerate(pieces)]
+    return "".join(shown).replace("|", "\\|")
+
+
+def to_html(report: Report) -> str:
+    """One page that loads nothing: styles and plots are in it, and there is no script."""
+    machines = " and ".join(machine.name for machine in report.machines)
+    flaws = "".join(f'<p class="flaw"><strong>Read with care.</strong> {escape(flaw)}.</p>' for flaw in report.flaws)
+    body = "\n".join(_html_block(block) for block in document(report))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(f"{TITLE}: {machines}")}</title>
+<style>{_STYLE}{STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{TITLE}</h1>
+<p class="of">{escape(machines)}, measured {escape(_dates(report))} with sovit {escape(_versions(report))}</p>
+{flaws}
+</header>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _html_block(block: Block) -> str:
+    match block:
+        case Heading(text, level):
+            return f"<h{level}>{escape(text)}</h{level}>"
+        case Plots(names, svgs, caption, reading):
+            kind = "pair" if len(svgs) > 1 else "wide"
+            plots = f'{names}<div class="{kind}">{"".join(svgs)}</div>'
+            return f"<figure>{plots}<figcaption>{escape(f'{reading} {caption}'.strip())}</figcaption></figure>"
+        case Notes(notes):
+            return f"<ul>{''.join(f'<li>{_linked(note)}</li>' for note in notes)}</ul>"
+        case Table():
+            return _html_table(block)
+        case str():
+            return f"<p>{_linked(block)}</p>"
+
+
+def _html_table(table: Table) -> str:
+    head = "".join(f'<th scope="col"{_numeric(numeric)}>{escape(title)}</th>' for title, numeric in table.columns)
+    rows, last = [], ""
+    for row in table.rows:
+        cells = []
+        for cell, (_, numeric) in zip(row, table.columns, strict=True):
+            text = f'<a href="{escape(cell.url)}">{escape(cell.text)}</a>' if cell.url else escape(cell.text)
+            small = f"<small>{escape(cell.small)}</small>" if cell.small else ""
+            cells.append(f"<td{_numeric(numeric)}>{text}{small}</td>")
+        # Rows that begin alike belong together: the same places, or the same metric.
+        same = ' class="same"' if row[0].text == last else ""
+        rows.append(f"<tr{same}>{''.join(cells)}</tr>")
+        last = row[0].text
+    lines = "\n".join(rows)
+    return (
+        f'<div class="table"><table><caption>{escape(table.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{lines}\n</tbody></table></div>"
+    )
+
+
+def _numeric(numeric: bool) -> str:
+    return ' class="number"' if numeric else ""
+
+
+def _linked(text: str) -> str:
+    """Text with its addresses as links, and what stands between backticks as code."""
+    found = []
+    for part in _PIECES.split(text):
+        shown = escape(part.strip("`"))
+        if part.startswith(("https://", "http://")):
+            shown = f'<a href="{shown}">{shown}</a>'
+        elif part.startswith("`"):
+            shown = f"<code>{shown}</code>"
+        found.append(shown)
+    return "".join(found)
+
+
+def _dates(report: Report) -> str:
+    days = sorted({one.conditions.time[:10] for one in report.files})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def _versions(report: Report) -> str:
+    return ", ".join(sorted({one.conditions.sovit for one in report.files}))
+
+
+_SERIES_ON_LIGHT: Final = """
+    --series-0: #2f5bd0; --series-1: #c2570c; --series-2: #1d7f4b;
+    --series-3: #9055b5; --series-4: #b0305c; --series-5: #6b7280;"""
+
+_STYLE: Final = f"""
+:root {{
+  color-scheme: light dark;
+  --ground: #f5f6f8; --surface: #ffffff; --sunken: #eef0f4; --line: #e1e4ea; --line-strong: #868e9c;
+  --text: #191c22; --muted: #565e6c; --accent: #2f5bd0; --bad: #a8261c; --bad-soft: #fdf0ee; --bad-line: #efc5c0;
+  {_SERIES_ON_LIGHT}
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+}}
+@media (prefers-color-scheme: dark) {{
+  :root {{
+    --ground: #101216; --surface: #191c22; --sunken: #23272f; --line: #2c313b; --line-strong: #717b8c;
+    --text: #e9ebef; --muted: #a2abba; --accent: #8fb0ff; --bad: #ffaea5; --bad-soft: #2c1b1b; --bad-line: #5c302d;
+    --series-0: #7c9ff5; --series-1: #f0954a; --series-2: #5cc98f;
+    --series-3: #c391e6; --series-4: #ef7d9f; --series-5: #a2abba;
+  }}
+}}
+*, *::before, *::after {{ box-sizing: border-box; }}
+body {{ margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 74rem; background: var(--ground); color: var(--text); }}
+h1 {{ margin: 0; font-size: 1.75rem; line-height: 1.25; letter-spacing: -.015em; }}
+h2 {{ margin: 2.75rem 0 .75rem; font-size: 1.25rem; line-height: 1.3; letter-spacing: -.01em; }}
+h3 {{ margin: 1.75rem 0 .6rem; font-size: 1rem; }}
+p, ul {{ margin: .6rem 0; max-width: 46rem; }}
+ul {{ padding-left: 1.15rem; }}
+li {{ margin: .3rem 0; overflow-wrap: anywhere; }}
+code {{ font: .9em ui-monospace, "SF Mono", Menlo, Consolas, monospace; white-space: nowrap; }}
+a {{ color: var(--accent); text-underline-offset: .2em; }}
+.of {{ margin: .35rem 0 0; color: var(--muted); }}
+.flaw {{
+  margin: .9rem 0 0; padding: .6rem .9rem; max-width: none; color: var(--bad);
+  background: var(--bad-soft); border: 1px solid var(--bad-line); border-radius: 8px;
+}}
+.table, figure {{ background: var(--surface); border: 1px solid var(--line); border-radius: 12px; }}
+.table {{ margin: 1rem 0; overflow-x: auto; }}
+table {{ width: 100%; border-collapse: collapse; font-size: .8125rem; line-height: 1.4; }}
+caption, figcaption {{
+  padding: .75rem 1rem; color: var(--muted); font-size: .8125rem; line-height: 1.45; text-align: left;
+}}
+th, td {{ padding: .45rem .6rem; border-top: 1px solid var(--line); text-align: left; vertical-align: baseline; }}
+th {{ color: var(--muted); font-weight: 550; vertical-align: bottom; }}
+th:first-child, td:first-child {{ padding-left: 1rem; }}
+th:last-child, td:last-child {{ padding-right: 1rem; }}
+.same td {{ border-top-color: transparent; }}
+.same td:first-child {{ color: transparent; }}
+main > h2:first-child + p {{ font-size: 1.2rem; font-weight: 550; line-height: 1.4; max-width: 54rem; }}
+td {{ overflow-wrap: break-word; }}
+.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+th.number {{ white-space: normal; }}
+small {{ display: block; color: var(--muted); font-size: .6875rem; }}
+figure {{ margin: 1rem 0; padding: 1rem; }}
+figcaption {{ padding: .75rem 0 0; }}
+.pair {{ display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; }}
+caption {{ max-width: calc(100vw - 5rem); }}
+@media (max-width: 50rem) {{ .pair {{ grid-template-columns: 1fr; }} }}
+@media print {{
+  @page {{ size: A4; margin: 13mm; }}
+  :root {{
+    color-scheme: light;
+    --ground: #fff; --surface: #fff; --sunken: #fff; --line: #d4d8df; --line-strong: #777; --text: #000; --muted: #444;
+    --accent: #000; --bad: #8c1c13; --bad-soft: #fff; --bad-line: #8c1c13;
+    {_SERIES_ON_LIGHT}
+    font-size: 10.5pt;
+    print-color-adjust: exact;
+  }}
+  body {{ padding: 0; max-width: none; }}
+  h2, h3 {{ break-after: avoid; }}
+  figure, tr, li {{ break-inside: avoid; }}
+  figure, .table {{ border-color: #bbb; border-radius: 0; }}
+  .table {{ overflow: visible; border: 0; }}
+  table {{ font-size: 7.5pt; }}
+  th, td {{ padding: .2rem .25rem; }}
+  .number small {{ white-space: normal; }}
+  small {{ font-size: 6.5pt; }}
+  caption {{ max-width: none; }}
+  caption, figcaption {{ padding-inline: 0; font-size: 7.5pt; }}
+  th:first-child, td:first-child {{ padding-left: 0; }}
+  th:last-child, td:last-child {{ padding-right: 0; }}
+  thead {{ display: table-header-group; }}
+  p, ul {{ max-width: none; }}
+  .pair {{ grid-template-columns: 1fr 1fr; gap: .75rem; }}
+}}
+"""

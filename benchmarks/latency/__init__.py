@@ -1,0 +1,1 @@
+"""What a model takes in its runtime, in process: measured in fresh processes, read back, and compared."""

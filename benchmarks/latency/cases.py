@@ -1,0 +1,132 @@
+"""What is measured: artifacts as they are, variants exported with random weights, each in the runtimes it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.latency.exports import QUANTISED, artifact_of, checkpoint_of
+from benchmarks.latency.result import Failed
+from sovit.artifact import Artifact, Precision, is_artifact, open_artifact
+from sovit.config import variant_config
+from sovit.errors import ConfigError, ServiceError
+from sovit.runtime.open import RUNTIMES, installed_runtimes, unknown_runtime
+from sovit.runtime.profile import AUTO
+
+TORCH: Final = ("torch", "torch-compile")
+ALL: Final = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user asks for. The first five make the cases of a variant; an artifact is what it is.
+
+    `folder` is where exported variants are, or are put.
+    """
+
+    image_sizes: Sequence[tuple[int, int]]
+    precisions: Sequence[Precision]
+    images: Path | None
+    folder: Path
+    runtimes: Sequence[str]
+
+    def __post_init__(self) -> None:
+        for name in self.runtimes:
+            if name not in (*RUNTIMES, *TORCH, ALL):
+                raise unknown_runtime(name)
+        if self.images is None and any(precision in QUANTISED for precision in self.precisions):
+            raise ConfigError("quantised precisions need real photographs to calibrate on: --images FOLDER.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One model in one runtime. `checkpoint` is only for PyTorch's."""
+
+    target: str
+    artifact: Artifact
+    runtime: str
+    checkpoint: str = ""
+
+    @property
+    def precision(self) -> str:
+        return self.artifact.manifest.precision
+
+    def failed(self, reason: str) -> Failed:
+        """That it could not be measured."""
+        return Failed(
+            variant=self.target,
+            image_size=self.artifact.manifest.model.image_size,
+            runtime=self.runtime,
+            precision=self.precision,
+            reason=reason,
+        )
+
+
+def cases(targets: Sequence[str], asked: Asked, tell: Callable[[str], None]) -> tuple[list[Case], list[Failed]]:
+    """Everything to measure, and what could not be exported.
+
+    Raises `ConfigError` for what cannot be meant: an unknown variant, a folder that is no artifact, nothing at all.
+    """
+    for target in targets:
+        if not Path(target).is_dir():
+            for image_size in asked.image_sizes:
+                variant_config(target, image_size=image_size)  # all of them, before the first takes its minutes
+        elif not is_artifact(Path(target)):
+            raise ConfigError(f"{target} is no artifact: manifest.json is missing.")
+    found: list[Case] = []
+    failed: list[Failed] = []
+    for target in targets:
+        if Path(target).is_dir():
+            found += _of_artifact(open_artifact(target), asked.runtimes)
+            continue
+        for image_size in asked.image_sizes:
+            for precision in asked.precisions:
+                try:
+                    found += _of_variant(target, image_size, precision, asked, tell)
+                except ServiceError as error:
+                    failed.append(
+                        Failed(
+                            variant=target, image_size=image_size, runtime="", precision=precision, reason=str(error)
+                        )
+                    )
+                    tell(str(failed[-1]))
+    if not found and not failed:
+        raise ConfigError("there is nothing to measure: none of the runtimes takes what was asked for.")
+    return found, failed
+
+
+def _of_artifact(artifact: Artifact, runtimes: Sequence[str]) -> list[Case]:
+    return [
+        Case(target=artifact.manifest.name, artifact=artifact, runtime=name)
+        for name in _runtimes(artifact, runtimes)
+        if name not in TORCH
+    ]
+
+
+def _of_variant(
+    target: str, image_size: tuple[int, int], precision: Precision, asked: Asked, tell: Callable[[str], None]
+) -> list[Case]:
+    place = asked.folder / f"{target.replace('/', '-')}-{image_size[0]}x{image_size[1]}"
+    if not is_artifact(place / precision):
+        tell(f"exporting {target} in {precision}")
+    artifact = artifact_of(target, image_size, precision, asked.images, place / precision)
+    found = []
+    for name in _runtimes(artifact, asked.runtimes):
+        if name in TORCH:
+            if precision == "fp32":  # what eager PyTorch computes here
+                checkpoint = checkpoint_of(target, image_size, place / "checkpoint")
+                found.append(Case(target=target, artifact=artifact, runtime=name, checkpoint=str(checkpoint)))
+        else:
+            found.append(Case(target=target, artifact=artifact, runtime=name))
+    return found
+
+
+def _runtimes(artifact: Artifact, asked: Sequence[str]) -> list[str]:
+    """The runtimes that are asked for, of those that can take an artifact here."""
+    here = installed_runtimes(artifact)
+    if ALL in asked:
+        return [*here, *TORCH]
+    chosen = [here[0] if name == AUTO else name for name in asked]
+    return [name for name in dict.fromkeys(chosen) if name in here or name in TORCH]

@@ -1,0 +1,41 @@
+"""A process of its own for every piece of work: what it took is free again when it ends, whichever way it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any, Final
+
+from sovit.errors import EXIT_USAGE, ConfigError, ServiceError
+
+_ROOT: Final = Path(__file__).parents[2]
+_SAID: Final = 300  # characters
+
+
+def run_child(module: str, order: Any) -> str:
+    """Let `python -m MODULE ORDER` do its work; returns the line of JSON it printed, "" for none.
+
+    Raises `ConfigError` with what it said when it found bad input, and `ServiceError` when it failed.
+    """
+    words = [sys.executable, "-m", module, json.dumps(asdict(order))]
+    done = subprocess.run(words, cwd=_ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == -SIGKILL:
+        raise ServiceError("the system ended its process, most likely because the memory ran out.")
+    if done.returncode == EXIT_USAGE:
+        raise ConfigError(done.stderr.strip())
+    if done.returncode:
+        said = done.stderr.strip()[-_SAID:].replace("\n", " ") or "it said nothing"
+        raise ServiceError(f"its process ended with status {done.returncode}: {said}")
+    # Libraries print what they like.
+    return next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
+
+
+def first_to_go() -> None:
+    """Let the system end this process before others when memory runs out (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")

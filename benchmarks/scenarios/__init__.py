@@ -1,0 +1,1 @@
+"""One artifact under the scenarios of the field's load generator."""

@@ -1,0 +1,46 @@
+"""The command line of benchmarks that run the service on images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.load.loops import read_images
+from sovit.errors import MissingDependency
+
+
+def parser_of(description: str | None, *, seconds: float) -> argparse.ArgumentParser:
+    """What they all take: the artifact, images, rounds of so many seconds, and where the result goes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--images", type=Path, nargs="+", help="JPEG files or folders; two photographs when left out")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=seconds, help="length of a turn under one load")
+    parser.add_argument("--out", type=Path, help="write the result as JSON there")
+    parser.epilog = "What follows -- is passed to `sovit serve`."
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """The benchmark's own arguments, and those of `sovit serve`."""
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    return parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
+
+
+def images_of(paths: Sequence[Path] | None) -> list[bytes]:
+    """The JPEG files among these paths and in these folders, or two photographs."""
+    return read_images(paths) if paths else photographs()
+
+
+def photographs() -> list[bytes]:
+    """The two JPEG photographs that scikit-learn ships, 640 x 427."""
+    try:
+        import sklearn.datasets
+    except ImportError as error:
+        raise MissingDependency(
+            "this benchmark's photographs ship with scikit-learn: pip install 'sovit[export]'."
+        ) from error
+    folder = Path(sklearn.datasets.__file__).parent / "images"
+    return [(folder / name).read_bytes() for name in ("china.jpg", "flower.jpg")]
