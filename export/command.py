@@ -15,7 +15,7 @@ from export.reference import calibration_images, reference_images
 from export.to_onnx import ExportOptions, export_onnx, from_checkpoint, from_random
 from sovit.artifact import OPSETS, parse_batch
 from sovit.checkpoint import is_checkpoint
-from sovit.cli import Result
+from sovit.commands.result import Result
 from sovit.config import parse_image_size, variant_config
 from sovit.errors import ConfigError
 from sovit.preprocess import Preprocess

@@ -22,7 +22,7 @@ from serving.inference.store import artifact_folder
 from serving.process.failed_start import failed_status
 from serving.process.scratch import PREFIX
 from sovit.artifact import read_manifest
-from sovit.cli import Result
+from sovit.commands.result import Result
 from sovit.errors import ConfigError, MissingDependency, ServiceError
 from sovit.jsonio import from_dict, to_dict, write_json
 

@@ -189,10 +189,10 @@ def test_a_process_that_fails_says_why_and_the_others_go_on(exported: Artifact, 
 def test_a_process_that_the_system_ends_is_named_for_what_it_is(
     exported: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.latency.process.sys.executable", "/bin/false")
+    monkeypatch.setattr("benchmarks.process.sys.executable", "/bin/false")
     assert "status 1: it said nothing" in measure([case(exported)], SETTINGS, lambda _: None)[1][0].reason
     killed = subprocess.CompletedProcess([], -9, "", "")
-    monkeypatch.setattr("benchmarks.latency.process.subprocess.run", lambda *_, **__: killed)
+    monkeypatch.setattr("benchmarks.process.subprocess.run", lambda *_, **__: killed)
     assert "because the memory ran out" in measure([case(exported)], SETTINGS, lambda _: None)[1][0].reason
 
 

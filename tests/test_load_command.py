@@ -20,7 +20,7 @@ from benchmarks.load.pacing import arrivals
 from benchmarks.load.photographs import MAX_IMAGES, photographs_in
 from benchmarks.load.slo import Slo
 from benchmarks.load.telling import Telling
-from sovit.cli import EXIT_INTERRUPTED, Result
+from sovit.commands.result import EXIT_INTERRUPTED, Result
 from sovit.errors import ConfigError, Forbidden, NotReady, ServiceError, SoViTError
 from tests.conftest import jpeg
 from tests.standing_in import Asked, Reply, of, problem, standing_in

@@ -34,6 +34,11 @@ SERVING = (
     "config", "observing", "entry", "inference", "wire", "worker", "process", "road", "endpoint", "routes", "faces",
     "app", "command", "service",
 )  # fmt: skip
+# Of the benchmarks: rooms, after what all of them use.
+BENCHMARKS = (
+    "intervals", "words", "conditions", "process", "opening", "latency", "load", "arguments", "scenarios", "cost",
+    "peers", "studies",
+)  # fmt: skip
 WITH_TORCH = {"sovit/model.py", "sovit/position.py", "sovit/runtime/pytorch.py"}
 CONVERT = "sovit/convert/"  # may import torch as well
 
@@ -68,14 +73,17 @@ def test_nobody_imports_a_neighbour_above(room: str) -> None:
         assert imported(path) & set(ROOMS) <= MAY_IMPORT[room], path
 
 
-def test_the_rooms_of_the_service_have_an_order() -> None:
-    here = ROOT / "serving"
+@pytest.mark.parametrize(
+    ("room", "order", "others"), [("serving", SERVING, {"page"}), ("benchmarks", BENCHMARKS, {"results"})]
+)
+def test_what_is_in_a_room_has_an_order(room: str, order: tuple[str, ...], others: set[str]) -> None:
+    here = ROOT / room
     found = {path.stem if path.is_file() else path.name for path in here.iterdir() if path.suffix in (".py", "")}
-    assert found - {"__init__", "__pycache__", "page"} == set(SERVING)
+    assert found - {"__init__", "__pycache__", *others} == set(order)
     for path in here.rglob("*.py"):
-        room = path.relative_to(here).parts[0].removesuffix(".py")
-        for name in re.findall(r"^\s*(?:from|import) serving\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
-            assert SERVING.index(name) <= SERVING.index(room), f"{path} imports {name}"
+        place = path.relative_to(here).parts[0].removesuffix(".py")
+        for name in re.findall(rf"^\s*(?:from|import) {room}\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert order.index(name) <= order.index(place), f"{path} imports {name}"
 
 
 def test_only_the_model_and_the_import_of_weights_need_torch() -> None:

@@ -25,7 +25,7 @@ from benchmarks.cost.prices import Price, parse_price, read_prices
 from benchmarks.cost.report import build, in_words
 from benchmarks.intervals import Estimate
 from benchmarks.latency.result import read_measured
-from sovit.cli import Result
+from sovit.commands.result import Result
 from sovit.errors import ConfigError
 from tests.test_compare import FAILED, estimate, result_file, row
 

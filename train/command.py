@@ -16,8 +16,8 @@ from rich.table import Table
 
 from sovit.artifact import is_artifact
 from sovit.checkpoint import is_checkpoint
-from sovit.cli import Result
 from sovit.client import Client
+from sovit.commands.result import Result
 from sovit.errors import EXIT_FAILED, ConfigError
 from sovit.predict import Predictor, load_artifact, load_checkpoint
 from train.data import load_dataset

@@ -18,7 +18,7 @@ from benchmarks.cost.prices import Price, parse_price, read_prices
 from benchmarks.cost.pricing import Machine, machines_of
 from benchmarks.latency.result import read_all
 from benchmarks.words import places
-from sovit.cli import Result
+from sovit.commands.result import Result
 from sovit.errors import ConfigError
 
 _FORMS: Final[dict[str, Callable[[report.Report], str]]] = {

@@ -9,13 +9,13 @@ from typing import Final
 
 from benchmarks.latency.exports import QUANTISED, artifact_of, checkpoint_of
 from benchmarks.latency.result import Failed
+from benchmarks.opening import TORCH
 from sovit.artifact import Artifact, Precision, is_artifact, open_artifact
 from sovit.config import variant_config
 from sovit.errors import ConfigError, ServiceError
 from sovit.runtime.open import RUNTIMES, installed_runtimes, unknown_runtime
 from sovit.runtime.profile import AUTO
 
-TORCH: Final = ("torch", "torch-compile")
 ALL: Final = "all"
 
 

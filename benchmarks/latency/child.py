@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.latency.energy import measured_energy
-from benchmarks.latency.process import first_to_go
+from benchmarks.opening import open_any
+from benchmarks.process import first_to_go, peak_memory
 from sovit.artifact import Artifact, read_manifest
 from sovit.runtime.base import Runtime
-from sovit.runtime.open import open_runtime
 
 # Warm-up ends when the medians of two groups of runs in a row agree, or after so many groups.
 _GROUP: Final = 3
@@ -66,9 +66,9 @@ def main() -> None:
     first_to_go()
     job = Job(**json.loads(sys.argv[1]))
     began = time.perf_counter()
-    runtime = _open(job)
-    load_seconds = time.perf_counter() - began
     folder = Path(job.artifact)
+    runtime = open_any(folder, job.runtime, threads=job.threads, checkpoint=job.checkpoint)
+    load_seconds = time.perf_counter() - began
     images, reference = Artifact(folder, read_manifest(folder)).reference()
     found = [measure(runtime, images, batch, job.rounds, job.seconds) for batch in sorted(job.batches)]
     result = {
@@ -101,7 +101,7 @@ def measure(runtime: Runtime, images_BYXC: NDArray[np.uint8], batch: int, rounds
         seconds=seconds,
         warmup_runs=warmup,
         first_seconds=first,
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_memory(),
         joules=stretch.joules,
     )
 
@@ -134,35 +134,6 @@ def matmul_flops() -> float:
         _ = left @ left
         times.append(time.perf_counter() - began)
     return 2 * _PRODUCT_SIDE**3 / min(times)
-
-
-def _open(job: Job) -> Runtime:
-    folder = Path(job.artifact)
-    if job.runtime in ("torch", "torch-compile"):
-        import torch
-
-        from sovit.checkpoint import load_model
-        from sovit.runtime.pytorch import TorchRuntime
-
-        torch.set_num_threads(job.threads)
-        runtime = TorchRuntime(load_model(job.checkpoint), read_manifest(folder).preprocess)
-        if job.runtime == "torch-compile":
-            runtime.graph.compile()
-        return runtime
-    # Files are checked once, by whoever started this process.
-    return open_runtime(Artifact(folder, read_manifest(folder)), job.runtime, threads=job.threads)
-
-
-def _peak_memory() -> int:
-    """The most that was ever resident (Linux)."""
-    lines: Sequence[str] = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-
-
-def parse(line: str) -> dict[str, Any]:
-    """What a child printed."""
-    found: dict[str, Any] = json.loads(line)
-    return {**found, "batches": [Timed(**one) for one in found["batches"]]}
 
 
 if __name__ == "__main__":

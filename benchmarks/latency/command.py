@@ -20,7 +20,7 @@ from benchmarks.latency.cases import Asked, cases
 from benchmarks.latency.result import Conditions, Failed, Measured, Row, Settings
 from benchmarks.latency.run import measure
 from benchmarks.words import number, pixels, places, plural, with_interval
-from sovit.cli import EXIT_INTERRUPTED, Result
+from sovit.commands.result import EXIT_INTERRUPTED, Result
 from sovit.config import parse_image_size
 from sovit.cores import available_cores
 from sovit.errors import EXIT_FAILED, ConfigError

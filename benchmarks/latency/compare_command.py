@@ -12,7 +12,7 @@ from rich.text import Text
 from benchmarks.latency.compare import Comparison
 from benchmarks.latency.compare import compare as compare_measured
 from benchmarks.latency.result import read_all
-from sovit.cli import Result
+from sovit.commands.result import Result
 
 
 def compare(arguments: argparse.Namespace) -> Result:

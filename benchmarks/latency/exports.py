@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.latency.process import run_child
+from benchmarks.process import run_child
 from sovit.artifact import Artifact, Precision, is_artifact, open_artifact
 from sovit.checkpoint import CONFIG
 from sovit.config import variant_config

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.latency.exports import QUANTISED, Order
-from benchmarks.latency.process import first_to_go
+from benchmarks.process import first_to_go
 from export.reference import calibration_images, reference_images
 from export.to_onnx import ExportOptions, export_onnx, from_random
 from sovit.checkpoint import save_checkpoint

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
 from benchmarks.intervals import percentiles
 from benchmarks.latency.cases import Case
-from benchmarks.latency.child import Job, Timed, parse
+from benchmarks.latency.child import Job, Timed
 from benchmarks.latency.peaks import peak_flops
-from benchmarks.latency.process import run_child
 from benchmarks.latency.result import Failed, Row, Settings
+from benchmarks.opening import COMPILED
+from benchmarks.process import run_child
 from sovit.cost import cost
 from sovit.errors import ConfigError, ServiceError
 from sovit.machine import this_machine
 
-_PERCENTS = (50, 90, 99)
+_PERCENTS: Final = (50, 90, 99)
 
 
 @dataclass
@@ -92,7 +94,7 @@ def row(case: Case, taken: Taken, batch: int, settings: Settings) -> Row:
         runs=sum(len(one.seconds) for one in timed),
         warmup_runs=max(one.warmup_runs for one in timed),
         load_seconds=float(np.median(taken.load_seconds)),
-        compile_seconds=max(0.0, float(np.median(firsts))) if case.runtime == "torch-compile" else None,
+        compile_seconds=max(0.0, float(np.median(firsts))) if case.runtime == COMPILED else None,
         p50_ms=p50.scaled(1e3),
         p90_ms=p90.scaled(1e3),
         p99_ms=p99.scaled(1e3),
@@ -120,7 +122,7 @@ def _add(taken: Taken, case: Case, settings: Settings) -> None:
         checkpoint=case.checkpoint,
     )
     try:
-        found = parse(run_child("benchmarks.latency.child", job))
+        found = run_child("benchmarks.latency.child", job)
     except (ConfigError, ServiceError) as error:
         taken.failure = str(error)
         return
@@ -128,4 +130,4 @@ def _add(taken: Taken, case: Case, settings: Settings) -> None:
     taken.matmul_flops.append(found["matmul_flops"])
     taken.cosines.append(found["cosine"])
     for one in found["batches"]:
-        taken.batches.setdefault(one.batch, []).append(one)
+        taken.batches.setdefault(one["batch"], []).append(Timed(**one))

@@ -16,8 +16,9 @@ from benchmarks.load.slo import LATE_SHARE, PRECISION, Slo, found
 from benchmarks.load.slo_run import run_search
 from benchmarks.load.tables import run_table, search_table
 from benchmarks.load.telling import Telling
-from sovit.cli import EXIT_INTERRUPTED, Result, read_key
 from sovit.client import ModelInfo
+from sovit.commands.images import read_key
+from sovit.commands.result import EXIT_INTERRUPTED, Result
 from sovit.errors import EXIT_FAILED, ConfigError
 from sovit.jsonio import write_json
 

@@ -1,58 +1,9 @@
-"""Other servers of one artifact: the same graph in ONNX Runtime, the same preprocessing, the same bytes on the wire.
+"""Other ways to the same embeddings: servers of one artifact, and engines in process.
 
+    python -m benchmarks.peers Ti/16 --images PHOTOGRAPHS
     python -m benchmarks.peers.fastapi_server ARTIFACT --port 3001
 
-Each takes a JPEG's bytes on `POST /embed` and answers the .npy file that `sovit serve` does: float32 [1, D], of length
-1. Each is set up as its own documentation has it for this job, with one process of one ONNX Runtime thread for each
-core; its module says what else was tried. `pip install 'sovit[cpu,peers]'` brings them.
+Each server takes a JPEG's bytes on `POST /embed` and answers the .npy file that `sovit serve` does: float32 [1, D], of
+length 1. Each is set up as its own documentation has it for this job, with one process of one ONNX Runtime thread for
+each core; its module says what else was tried. `pip install 'sovit[cpu,peers]'` brings them.
 """
-
-from __future__ import annotations
-
-import argparse
-import io
-from pathlib import Path
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
-
-from sovit.artifact import open_artifact
-from sovit.cores import available_cores
-from sovit.predict import to_embeddings
-from sovit.preprocess import Images
-from sovit.runtime.open import open_lanes, setting_for
-
-NPY: Final = "application/x-npy"
-
-
-class Embedder:
-    """The work that is the same in every server: a JPEG's bytes to pixels, pixels to .npy files."""
-
-    def __init__(self, artifact: str, threads: int) -> None:
-        opened = open_artifact(artifact)
-        self.decode = opened.manifest.preprocess
-        self._runtime = open_lanes(opened, setting_for(opened, runtime="onnxruntime", threads=threads, lanes=1))[0]
-        images, _ = opened.reference()
-        self.embed(images[:1])
-
-    def embed(self, images: Images) -> list[bytes]:
-        """One .npy file for each image."""
-        embeddings_BD = to_embeddings(self._runtime.run(images)["pre_logits"], normalize=True)
-        return [_npy(embeddings_BD[row : row + 1]) for row in range(len(embeddings_BD))]
-
-
-def parse_arguments(description: str | None) -> argparse.Namespace:
-    """The command line that all of them share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--workers", type=int, default=available_cores(), help="processes that hold the model")
-    parser.add_argument("--threads", type=int, default=1, help="ONNX Runtime's, in each of them")
-    return parser.parse_args()
-
-
-def _npy(embedding_1D: NDArray[np.float32]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, embedding_1D)
-    return buffer.getvalue()

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from benchmarks.peers import NPY, Embedder, parse_arguments
+from benchmarks.peers.embedder import NPY, Embedder, parse_arguments
 
 _ARTIFACT: Final = "SOVIT_PEER_ARTIFACT"
 _THREADS: Final = "SOVIT_PEER_THREADS"

@@ -15,7 +15,7 @@ from fastapi import Body, Response
 from litserve import LitAPI, LitServer
 from numpy.typing import NDArray
 
-from benchmarks.peers import NPY, Embedder, parse_arguments
+from benchmarks.peers.embedder import NPY, Embedder, parse_arguments
 
 
 class Embed(LitAPI):  # type: ignore[misc]

@@ -15,7 +15,7 @@ import numpy as np
 from mosec import Server, Worker
 from numpy.typing import NDArray
 
-from benchmarks.peers import NPY, Embedder, parse_arguments
+from benchmarks.peers.embedder import NPY, Embedder, parse_arguments
 
 _ARTIFACT: Final = "SOVIT_PEER_ARTIFACT"
 _THREADS: Final = "SOVIT_PEER_THREADS"

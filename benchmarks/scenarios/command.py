@@ -11,7 +11,7 @@ from rich.console import Console
 from benchmarks.conditions import conditions
 from benchmarks.scenarios.loadgen import Scenario, run_scenario
 from sovit.artifact import open_artifact
-from sovit.cli import Result, aligned
+from sovit.commands.result import Result, aligned
 from sovit.jsonio import write_json
 from sovit.runtime.open import open_lanes, setting_for
 

@@ -21,8 +21,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import photographs, run
 from benchmarks.conditions import conditions
-from benchmarks.studies.arguments import photographs
 from sovit.jsonio import write_json
 from sovit.process import free_port, serving, sovit_serve
 
@@ -80,4 +80,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -26,9 +26,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import parse, photographs, run
 from benchmarks.conditions import conditions
 from benchmarks.load.loops import Target, closed_loop
-from benchmarks.studies.arguments import parse, photographs
 from sovit.errors import ServiceError
 from sovit.jsonio import write_json
 from sovit.predict import Predictor, load_artifact
@@ -165,4 +165,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

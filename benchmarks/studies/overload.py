@@ -22,9 +22,9 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import images_of, parse, parser_of, run
 from benchmarks.conditions import conditions
 from benchmarks.load.loops import Load, Target, closed_loop, open_loop
-from benchmarks.studies.arguments import images_of, parse, parser_of
 from sovit.jsonio import write_json
 from sovit.process import free_port, serving, sovit_serve
 
@@ -108,4 +108,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

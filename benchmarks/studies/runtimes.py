@@ -4,7 +4,7 @@
 
 Two interleaved races: fp32 against its own matrix products alone; every precision in every runtime, with eager PyTorch
 and the peer beside them. Weights are random; `--images` are real photographs, for calibration and parity. The peer
-needs `pip install 'sovit[peers]'`. On 2 cores So400m/14 takes about 25 minutes, 15 GB of memory and 10 GB of disk.
+needs `pip install 'sovit[nncf]'`. On 2 cores So400m/14 takes about 25 minutes, 15 GB of memory and 10 GB of disk.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sovit.cli import Result, aligned
+from sovit.commands.result import Result, aligned
 from sovit.config import parse_image_size
 from sovit.convert.foreign import ImportOptions
 from sovit.convert.importer import import_checkpoint

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 
 from sovit.artifact import open_artifact
-from sovit.cli import Result
+from sovit.commands.result import Result
 from sovit.runtime.tensorrt.compile import compile_plan
 from sovit.runtime.tensorrt.options import compile_options
 

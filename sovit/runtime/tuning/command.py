@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sovit.artifact import open_artifact
-from sovit.cli import Result
+from sovit.commands.result import Result
 from sovit.runtime.open import RUNTIMES, unknown_runtime
 from sovit.runtime.profile import AUTO, GOALS, Setting, best, save_profile
 from sovit.runtime.tuning.tune import Tuned, TuneOptions, tune

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from sovit.errors import EXIT_USAGE, ConfigError, ServiceError
 
-_ROOT: Final = Path(__file__).parents[2]
+_ROOT: Final = Path(__file__).parents[1]
 _SAID: Final = 300  # characters
 
 
-def run_child(module: str, order: Any) -> str:
-    """Let `python -m MODULE ORDER` do its work; returns the line of JSON it printed, "" for none.
+def run_child(module: str, order: Any) -> dict[str, Any]:
+    """Let `python -m MODULE ORDER` do its work; returns what it printed as a line of JSON, nothing for none.
 
     Raises `ConfigError` with what it said when it found bad input, and `ServiceError` when it failed.
     """
@@ -32,10 +32,18 @@ def run_child(module: str, order: Any) -> str:
         said = done.stderr.strip()[-_SAID:].replace("\n", " ") or "it said nothing"
         raise ServiceError(f"its process ended with status {done.returncode}: {said}")
     # Libraries print what they like.
-    return next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    found: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    return found
 
 
 def first_to_go() -> None:
     """Let the system end this process before others when memory runs out (Linux)."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def peak_memory() -> int:
+    """The most bytes that were ever resident of this process, pages of mapped files included (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -1,14 +1,14 @@
-"""The command line of benchmarks that run the service on images."""
+"""The command line of benchmarks that have a module of their own and run a service on images."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.load.loops import read_images
-from sovit.errors import MissingDependency
+from sovit.errors import MissingDependency, SoViTError
 
 
 def parser_of(description: str | None, *, seconds: float) -> argparse.ArgumentParser:
@@ -44,3 +44,12 @@ def photographs() -> list[bytes]:
         ) from error
     folder = Path(sklearn.datasets.__file__).parent / "images"
     return [(folder / name).read_bytes() for name in ("china.jpg", "flower.jpg")]
+
+
+def run(main: Callable[[], int]) -> int:
+    """A command line that says in a sentence what was wrong, as `sovit` does."""
+    try:
+        return main()
+    except SoViTError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
