@@ -7,14 +7,31 @@ from typing import Final
 
 from sovit.artifact import Artifact, read_manifest
 from sovit.runtime.base import Runtime
-from sovit.runtime.open import open_runtime
+from sovit.runtime.open import ON_GPU, open_runtime
 
-COMPILED: Final = "torch-compile"
-TORCH: Final = ("torch", COMPILED)
+# PyTorch by name: the device, and whether it is compiled.
+TORCH: Final[dict[str, tuple[str, bool]]] = {
+    "torch": ("cpu", False),
+    "torch-compile": ("cpu", True),
+    "torch-cuda": ("cuda", False),
+    "torch-cuda-compile": ("cuda", True),
+}
+# What PyTorch computes: it takes no quantised artifact.
+TORCH_PRECISIONS: Final = ("fp32", "fp16", "bf16")
+
+
+def is_compiled(runtime: str) -> bool:
+    """Whether the first run of a runtime compiles it."""
+    return TORCH.get(runtime, ("", False))[1]
+
+
+def is_on_gpu(runtime: str) -> bool:
+    """Whether a runtime computes on a GPU."""
+    return runtime in ON_GPU or TORCH.get(runtime, ("cpu", False))[0] != "cpu"
 
 
 def open_any(artifact: Path, runtime: str, *, threads: int, checkpoint: str = "") -> Runtime:
-    """A runtime by name, with so many CPU threads.
+    """A runtime by name, with so many CPU threads, in the artifact's precision.
 
     The artifact's files are taken as they are: whoever starts many processes has checked them once.
     """
@@ -26,8 +43,9 @@ def open_any(artifact: Path, runtime: str, *, threads: int, checkpoint: str = ""
     from sovit.checkpoint import load_model
     from sovit.runtime.pytorch import TorchRuntime
 
+    device, compiled = TORCH[runtime]
     torch.set_num_threads(threads)
-    opened = TorchRuntime(load_model(checkpoint), manifest.preprocess)
-    if runtime == COMPILED:
+    opened = TorchRuntime(load_model(checkpoint), manifest.preprocess, device=device, precision=manifest.precision)
+    if compiled:
         opened.graph.compile()
     return opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -17,13 +18,16 @@ _ROOT: Final = Path(__file__).parents[1]
 _SAID: Final = 300  # characters
 
 
-def run_child(module: str, order: Any) -> dict[str, Any]:
+def run_child(module: str, order: Any, *, threads: int = 0) -> dict[str, Any]:
     """Let `python -m MODULE ORDER` do its work; returns what it printed as a line of JSON, nothing for none.
+
+    With `threads` numpy's products take so many; engines have a setting of their own.
 
     Raises `ConfigError` with what it said when it found bad input, and `ServiceError` when it failed.
     """
     words = [sys.executable, "-m", module, json.dumps(asdict(order))]
-    done = subprocess.run(words, cwd=_ROOT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **({"OPENBLAS_NUM_THREADS": str(threads)} if threads else {})}
+    done = subprocess.run(words, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == -SIGKILL:
         raise ServiceError("the system ended its process, most likely because the memory ran out.")
     if done.returncode == EXIT_USAGE:

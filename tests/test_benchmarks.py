@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import benchmarks.latency.child
 import benchmarks.latency.exports
 import benchmarks.latency.run
 from benchmarks.conditions import conditions
 from benchmarks.intervals import Estimate, percentiles
+from benchmarks.latency import products
 from benchmarks.latency.cases import Asked, Case, cases
-from benchmarks.latency.child import Timed, matmul_flops, warm_up
+from benchmarks.latency.child import Timed, warm_up
 from benchmarks.latency.energy import LEAST_SECONDS, measured_energy
 from benchmarks.latency.peaks import peak_flops
 from benchmarks.latency.result import Failed, Settings, read_measured
@@ -117,7 +120,13 @@ def case(artifact: Artifact, target: str = "a") -> Case:
 
 def measured(batch: int, seconds: list[float]) -> Timed:
     return Timed(
-        batch=batch, seconds=seconds, warmup_runs=6, first_seconds=2.0, peak_memory_bytes=7 * batch, joules=None
+        batch=batch,
+        seconds=seconds,
+        warmup_runs=6,
+        first_seconds=2.0,
+        peak_memory_bytes=7 * batch,
+        device_memory_bytes=None,
+        joules=None,
     )
 
 
@@ -196,6 +205,17 @@ def test_a_process_that_the_system_ends_is_named_for_what_it_is(
     assert "because the memory ran out" in measure([case(exported)], SETTINGS, lambda _: None)[1][0].reason
 
 
+def test_a_runtime_that_computes_something_else_is_no_row(exported: Artifact, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(exported.folder, folder)
+    images, reference = exported.reference()
+    np.savez(folder / "reference.npz", image=images, **{name: -values for name, values in reference.items()})  # type: ignore[arg-type]
+    settings = replace(SETTINGS, batch=(1,), processes=1)
+    rows, (failed,), _ = measure([case(Artifact(folder, exported.manifest))], settings, lambda _: None)
+    assert rows == []
+    assert "onnxruntime fp32 is off its fp32 reference: relative error 2" in failed.reason
+
+
 def asked(folder: Path, **changes: Any) -> Asked:
     options: dict[str, Any] = {"image_sizes": [(16, 16)], "precisions": ["fp32"], "runtimes": ["auto"], "images": None}
     return Asked(folder=folder, **(options | changes))
@@ -213,6 +233,8 @@ def test_what_cannot_be_meant_is_named_before_anything_is_exported(tmp_path: Pat
         refused("mu/4", precisions=["int8"])
     with pytest.raises(ConfigError, match="no runtime is called 'onxruntime'"):
         refused("mu/4", runtimes=["onxruntime"])
+    with pytest.raises(ConfigError, match="torch-cuda needs a GPU"):
+        refused("mu/4", runtimes=["torch-cuda"])
     assert not (tmp_path / "kept").exists()
     with pytest.raises(ConfigError, match="is no folder of images"):
         refused("mu/4", precisions=["int8"], images=tmp_path / "nowhere")
@@ -230,6 +252,31 @@ def test_exports_are_kept_and_taken_again(tmp_path: Path) -> None:
     (tmp_path / "mu-4-16x16").rename(tmp_path / "mu-8-16x16")
     with pytest.raises(ConfigError, match="holds mu/4 in fp32, not mu/8 in fp32"):
         cases(["mu/8"], asked(tmp_path), said.append)
+
+
+def test_pytorch_takes_what_it_can_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(photographs / f"{index}.png")
+    found, failed = cases(
+        ["mu/4"],
+        asked(tmp_path / "kept", precisions=["bf16", "int8"], images=photographs, runtimes=["all"]),
+        lambda _: None,
+    )
+    assert failed == []
+    assert [(one.precision, one.runtime) for one in found] == [
+        ("bf16", "openvino"),
+        ("bf16", "torch"),
+        ("bf16", "torch-compile"),
+        ("int8", "openvino"),
+        ("int8", "onnxruntime"),
+    ]
+    settings = replace(SETTINGS, batch=(1,), processes=1)
+    (row,), failed, _ = measure([found[1]], settings, lambda _: None)
+    assert (row.precision, row.runtime, failed) == ("bf16", "torch", [])
+    assert 0.998 < row.cosine < 0.999999
 
 
 def test_an_export_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,8 +325,11 @@ def test_peaks_are_those_of_known_gpus_only() -> None:
 
 def test_the_rate_of_products_is_counted_right(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
-    monkeypatch.setattr("benchmarks.latency.child.time.perf_counter", lambda: float(next(ticks)))
-    assert matmul_flops() == 2 * 1536**3 / SECOND
+    monkeypatch.setattr("benchmarks.latency.products.time.perf_counter", lambda: float(next(ticks)))
+    assert products.on_cpu() == 2 * 1536**3 / SECOND
+    for precision in ("fp32", "fp16", "int8-bf16"):
+        assert products.on_gpu(precision, device="cpu", side=8) == 2 * 8**3 / SECOND
+    assert products.on_gpu("bf16") is None, "no GPU here"
 
 
 def test_the_command_measures_in_real_processes_and_records_its_conditions(

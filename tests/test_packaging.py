@@ -37,7 +37,7 @@ SERVING = (
 # Of the benchmarks: rooms, after what all of them use.
 BENCHMARKS = (
     "intervals", "words", "conditions", "process", "opening", "latency", "load", "arguments", "scenarios", "cost",
-    "peers", "studies",
+    "peers", "readme", "studies",
 )  # fmt: skip
 WITH_TORCH = {"sovit/model.py", "sovit/position.py", "sovit/runtime/pytorch.py"}
 CONVERT = "sovit/convert/"  # may import torch as well

@@ -12,12 +12,15 @@ from rich.console import Console, Group
 
 from benchmarks.peers.__main__ import tables
 from benchmarks.peers.race import ENGINES, FLOORS, OURS, PEERS, Contest, Turn, command_of, contestants, race
+from benchmarks.peers.result import Raced, in_markdown, read_raced
 from benchmarks.peers.server import require_near, require_same, started
 from sovit.artifact import Artifact
-from sovit.errors import ServiceError
+from sovit.errors import ConfigError, ServiceError
+from sovit.jsonio import write_json
 from sovit.predict import load_artifact
 from sovit.process import free_port
 from tests.conftest import jpeg
+from tests.test_compare import CONDITIONS
 
 
 @pytest.fixture
@@ -96,12 +99,15 @@ def turn(load: int, rate: float, bare: float | None = None) -> Turn:
     )
 
 
-def test_the_table_names_the_winner_even_where_it_is_not_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_names_the_winner_even_where_it_is_not_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rates = {OURS: (60, 62), "FastAPI": (61, 63), "mosec": (70, 72), "LitServe": (40, 41)}
     turns = {name: [turn(load, rate, 2.0) for load in (1, 16) for rate in found] for name, found in rates.items()}
     turns |= {name: [turn(load, 900.0) for load in (1, 16)] for name in FLOORS}
     turns |= {name: [turn(batch, 80.0) for batch in (1, 8)] for name in ENGINES}
-    Console(width=120).print(Group(*tables(turns)))
+    raced = Raced(target="Ti/16", conditions=CONDITIONS, serve_options="", seconds=1, images=["a.jpg"], turns=turns)
+    Console(width=120).print(Group(*tables(raced)))
     lines = capsys.readouterr().out.splitlines()
     first = lines.index(next(line for line in lines if line.startswith("Servers, 16 clients")))
     places = {
@@ -109,3 +115,16 @@ def test_the_table_names_the_winner_even_where_it_is_not_ours(capsys: pytest.Cap
     }
     assert places == {"mosec": "1", OURS: "2\u20133", "FastAPI": "2\u20133", "LitServe": "4"}
     assert "0.50" in next(line for line in lines if "mosec" in line), "2.5 CPU-ms, of which 2 are the model's"
+    write_json(tmp_path / "peers.json", raced.to_json())
+    assert read_raced(tmp_path / "peers.json") == raced
+    shown = in_markdown(raced).splitlines()
+    assert [line.split(" | ")[1] for line in shown if line.startswith("| ")][1:6] == [
+        "---", "mosec", "FastAPI", OURS, "LitServe",
+    ]  # fmt: skip
+    assert "Medians of 2 rounds" in shown[0]
+
+
+def test_a_file_that_is_no_race_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"benchmark": "latency"})
+    with pytest.raises(ConfigError, match=r"is no result of `python -m benchmarks\.peers`"):
+        read_raced(tmp_path / "a.json")

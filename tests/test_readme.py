@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -17,15 +18,27 @@ from sovit.process import free_port, serving
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+GUIDE = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+MEASURED = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
+_FENCED = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+BLOCKS = _FENCED.findall(README)
 
 
-def test_every_command_parses() -> None:
-    lines = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
-    commands = [line.removeprefix("$ ").split("  #")[0] for line in lines if re.match(r"(\$ )?sovit ", line)]
+@pytest.mark.parametrize("text", [README, GUIDE], ids=["README", "benchmarks"])
+def test_every_command_parses(text: str) -> None:
+    lines = [line for kind, block in _FENCED.findall(text) if kind == "sh" for line in block.splitlines()]
+    commands = [line.removeprefix("$ ").split(" #")[0] for line in lines if re.match(r"(\$ )?sovit ", line)]
     assert len(commands) >= 6
     for command in commands:
         build_parser().parse_args(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("text", [README, GUIDE, MEASURED], ids=["README", "benchmarks", "measured"])
+def test_every_module_and_file_that_is_named_is_there(text: str) -> None:
+    for module in set(re.findall(r"python -m ((?:benchmarks|serving|sovit)[\w.]*)", text)):
+        assert importlib.util.find_spec(module.rstrip(".")), module
+    for link in set(re.findall(r"\]\(((?!https?:)[^)#]+)\)", text)):
+        assert any((folder / link).exists() for folder in (ROOT, ROOT / "docs")), link
 
 
 def test_every_make_target_exists() -> None:

@@ -19,10 +19,12 @@ from rich.console import Console
 from benchmarks.cost.accuracy import read_accuracies
 from benchmarks.cost.blocks import Cell
 from benchmarks.cost.command import cost
-from benchmarks.cost.page import to_html, to_json, to_markdown
+from benchmarks.cost.markdown import to_markdown
+from benchmarks.cost.naming import in_words
+from benchmarks.cost.page import to_html
 from benchmarks.cost.plots import Mark, linear_ticks, log_ticks, scatter
 from benchmarks.cost.prices import Price, parse_price, read_prices
-from benchmarks.cost.report import build, in_words
+from benchmarks.cost.report import build, to_json
 from benchmarks.intervals import Estimate
 from benchmarks.latency.result import read_measured
 from sovit.commands.result import Result
@@ -169,7 +171,7 @@ def test_rows_that_overlap_share_their_places(tmp_path: Path) -> None:
 
 def test_the_claim_is_in_this_files_numbers(tmp_path: Path) -> None:
     result, text = run(tmp_path)
-    assert [claim["cost_verdict"] for claim in result.data["claims"]] == ["less than half", "less than half"]
+    assert [claim["verdict"] for claim in result.data["claims"]] == ["less than half", "less than half"]
     assert (
         "An image through SoViT-400m/14 costs 0.400 to 0.417 times what it costs through ViT-g/14: less than half in "
         "both pairings." in text

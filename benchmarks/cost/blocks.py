@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,3 +56,5 @@ class Notes:
 Block = Heading | Table | Plots | Notes | str
 
 TITLE: Final = "What an image costs"
+# In a text: an address, or code between backticks.
+PIECES: Final = re.compile(r"(https?://[^\s)]*[^\s).,;:]|`[^`]*`)")

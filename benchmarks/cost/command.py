@@ -12,19 +12,24 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.cost import page, report
 from benchmarks.cost.accuracy import read_accuracies
+from benchmarks.cost.claim_section import claim_blocks
+from benchmarks.cost.machine_section import price_of_machine
+from benchmarks.cost.markdown import to_markdown
+from benchmarks.cost.naming import in_words, model_name, series_of
+from benchmarks.cost.page import to_html
 from benchmarks.cost.prices import Price, parse_price, read_prices
 from benchmarks.cost.pricing import Machine, machines_of
+from benchmarks.cost.report import Report, build, series_of_report, to_json
 from benchmarks.latency.result import read_all
 from benchmarks.words import places
 from sovit.commands.result import Result
 from sovit.errors import ConfigError
 
-_FORMS: Final[dict[str, Callable[[report.Report], str]]] = {
-    ".html": page.to_html,
-    ".md": page.to_markdown,
-    ".json": lambda found: json.dumps(page.to_json(found), indent=2, ensure_ascii=False) + "\n",
+_FORMS: Final[dict[str, Callable[[Report], str]]] = {
+    ".html": to_html,
+    ".md": to_markdown,
+    ".json": lambda found: json.dumps(to_json(found), indent=2, ensure_ascii=False) + "\n",
 }
 
 
@@ -37,10 +42,10 @@ def cost(arguments: argparse.Namespace) -> Result:
     files = read_all(arguments.results)
     _refuse_useless(given, machines_of(files))
     prices = [*given, *(read_prices(arguments.prices) if arguments.prices else ()), *read_prices()]
-    found = report.build(files, prices, read_accuracies())
+    found = build(files, prices, read_accuracies())
     if out is not None:
         out.write_text(_FORMS[out.suffix](found), encoding="utf-8")
-    return Result(page.to_json(found), _cost_text(found, out))
+    return Result(to_json(found), _cost_text(found, out))
 
 
 def _refuse_useless(given: Sequence[Price], machines: dict[str, tuple[str, ...]]) -> None:
@@ -51,12 +56,12 @@ def _refuse_useless(given: Sequence[Price], machines: dict[str, tuple[str, ...]]
             raise ConfigError(f"--price gives {price.machine} two prices.")
 
 
-def _cost_text(found: report.Report, out: Path | None) -> Group:
+def _cost_text(found: Report, out: Path | None) -> Group:
     parts: list[Any] = [Text(f"Read with care: {flaw}.", style="bold red") for flaw in found.flaws]
-    parts += [Text(block) for block in report.claim_blocks(found.claims) if isinstance(block, str)][:1]
-    series = report.series_of_report(found)
+    parts += [Text(block) for block in claim_blocks(found.claims) if isinstance(block, str)][:1]
+    series = series_of_report(found)
     for machine in found.machines:
-        parts += [_machine_table(machine, series), Text(report.price_of_machine(machine))]
+        parts += [_machine_table(machine, series), Text(price_of_machine(machine))]
     if out is not None:
         parts.append(Text(f"{out} has all of it, with intervals, fronts, sources and conditions."))
     return Group(*parts)
@@ -78,12 +83,12 @@ def _machine_table(machine: Machine, series: Sequence[str]) -> Table:
     for line in machine.lines:
         row = line.row
         costs = [line.usd_at_low, line.usd_at_high] if machine.price else [line.machine_hours]
-        shown = [report.in_words(cost) for cost in costs[: len(titles)]]
+        shown = [in_words(cost) for cost in costs[: len(titles)]]
         table.add_row(
             places(line.rank),
-            Text(report.model_name(row, machine), overflow="fold"),
-            Text(report.series_of(row, series), overflow="fold"),
-            report.in_words(row.p50_ms).text,
+            Text(model_name(row, machine), overflow="fold"),
+            Text(series_of(row, series), overflow="fold"),
+            in_words(row.p50_ms).text,
             *(cell.text for cell in shown),
             *(shown[0].small for _ in spread),
         )

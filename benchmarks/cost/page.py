@@ -1,64 +1,14 @@
-"""The forms of a report: one page of HTML that needs nothing else, Markdown without the plots, and JSON."""
+"""A report as one page of HTML that needs nothing else."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict
 from html import escape
-from typing import Any, Final
+from typing import Final
 
-from benchmarks.cost.blocks import TITLE, Block, Heading, Notes, Plots, Table
+from benchmarks.cost.blocks import PIECES, TITLE, Block, Heading, Notes, Plots, Table
+from benchmarks.cost.document import document
 from benchmarks.cost.plots import STYLE
-from benchmarks.cost.report import Report, document
-
-SCHEMA_VERSION: Final = 1
-# In a text: an address, or code between backticks. And what Markdown would read as more than itself.
-_PIECES: Final = re.compile(r"(https?://[^\s)]*[^\s).,;:]|`[^`]*`)")
-_SPECIAL: Final = re.compile(r"([\\`*_\[\]<>])")
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """The report as plain data."""
-    data = asdict(report)
-    for file in data["files"]:
-        del file["rows"]  # they stand in the lines of their machines
-    for claim, plain in zip(report.claims, data["claims"], strict=True):
-        plain["row"] = claim.row._asdict()
-    return {"benchmark": "cost", "schema_version": SCHEMA_VERSION, **data}
-
-
-def to_markdown(report: Report) -> str:
-    """The report without its plots."""
-    parts = [f"# {TITLE}", *[f"> **Read with care.** {_plain(flaw)}." for flaw in report.flaws]]
-    for block in document(report):
-        match block:
-            case Heading(text, level):
-                parts.append(f"{'#' * level} {_plain(text)}")
-            case Plots(_, _, caption, _):
-                parts.append(_plain(caption))
-            case Notes(notes):
-                parts.append("\n".join(f"- {_plain(note)}" for note in notes))
-            case Table():
-                parts.append(_markdown_table(block))
-            case str():
-                parts.append(_plain(block))
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(table: Table) -> str:
-    lines = [
-        [_plain(title) for title, _ in table.columns],
-        ["---:" if numeric else "---" for _, numeric in table.columns],
-        *([_plain(cell.text + (f" ({cell.small})" if cell.small else "")) for cell in row] for row in table.rows),
-    ]
-    return "\n".join([_plain(table.caption), "", *(f"| {' | '.join(line)} |" for line in lines)])
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, but for addresses and code."""
-    pieces = _PIECES.split(" ".join(text.split()))
-    shown = [piece if index % 2 else _SPECIAL.sub(r"\\\1", piece) for index, piece in enumerate(pieces)]
-    return "".join(shown).replace("|", "\\|")
+from benchmarks.cost.report import Report
 
 
 def to_html(report: Report) -> str:
@@ -132,7 +82,7 @@ def _numeric(numeric: bool) -> str:
 def _linked(text: str) -> str:
     """Text with its addresses as links, and what stands between backticks as code."""
     found = []
-    for part in _PIECES.split(text):
+    for part in PIECES.split(text):
         shown = escape(part.strip("`"))
         if part.startswith(("https://", "http://")):
             shown = f'<a href="{shown}">{shown}</a>'

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from benchmarks.cost.accuracy import Accuracies
 from benchmarks.cost.prices import Price, price_of, same_name
-from benchmarks.intervals import Estimate, ranks, ratio
+from benchmarks.intervals import Estimate, paired_ratio, ranks, ratio
 from benchmarks.latency.result import Key, Measured, Row
 from benchmarks.words import plural
 from sovit.errors import ConfigError
@@ -54,15 +54,18 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """SoViT-400m/14 beside ViT-g/14 in the same conditions: what it takes of a cost, as a share of what g/14 takes."""
+    """SoViT-400m/14 beside ViT-g/14 in the same conditions: what it takes of a cost, as a share of what g/14 takes.
+
+    `paired` is the number of passes whose quotients the share is made of; 0 where there were too few, and it is the
+    quotient of two estimates.
+    """
 
     machine: str
     row: Key
-    cost: Estimate
-    p50: Estimate
+    share: Estimate
+    paired: int
     flops: float
-    cost_verdict: ClaimVerdict
-    p50_verdict: ClaimVerdict
+    verdict: ClaimVerdict
     accuracies: list[tuple[str, float, float]]
 
 
@@ -107,7 +110,7 @@ def claims_of(machine: Machine, accuracies: Accuracies) -> list[Claim]:
         other = rows.get(key._replace(variant=AGAINST))
         if key.variant != CLAIMED or other is None:
             continue
-        cost, p50 = ratio(line.machine_hours, other.machine_hours), ratio(line.row.p50_ms, other.row.p50_ms)
+        share, paired = _share(line, other)
         published = [
             (metric.title, ours.value, theirs.value)
             for metric in accuracies.metrics
@@ -119,15 +122,25 @@ def claims_of(machine: Machine, accuracies: Accuracies) -> list[Claim]:
             Claim(
                 machine=machine.name,
                 row=key,
-                cost=cost,
-                p50=p50,
+                share=share,
+                paired=paired,
                 flops=line.row.flops_per_image / other.row.flops_per_image,
-                cost_verdict=_against_half(cost),
-                p50_verdict=_against_half(p50),
+                verdict=_against_half(share),
                 accuracies=published,
             )
         )
     return found
+
+
+def _share(one: Line, other: Line) -> tuple[Estimate, int]:
+    """Pass by pass where both were measured in turns often enough, else of the two estimates.
+
+    In the same batch on one machine the share of the cost is that of p50.
+    """
+    ones, others = one.row.process_p50_ms, other.row.process_p50_ms
+    if one.file == other.file and len(ones) == len(others) and (found := paired_ratio(ones, others)):
+        return found, len(ones)
+    return ratio(one.machine_hours, other.machine_hours), 0
 
 
 def _against_half(share: Estimate) -> ClaimVerdict:

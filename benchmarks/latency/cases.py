@@ -9,10 +9,11 @@ from typing import Final
 
 from benchmarks.latency.exports import QUANTISED, artifact_of, checkpoint_of
 from benchmarks.latency.result import Failed
-from benchmarks.opening import TORCH
+from benchmarks.opening import TORCH, TORCH_PRECISIONS, is_on_gpu
 from sovit.artifact import Artifact, Precision, is_artifact, open_artifact
 from sovit.config import variant_config
 from sovit.errors import ConfigError, ServiceError
+from sovit.machine import this_machine
 from sovit.runtime.open import RUNTIMES, installed_runtimes, unknown_runtime
 from sovit.runtime.profile import AUTO
 
@@ -36,6 +37,8 @@ class Asked:
         for name in self.runtimes:
             if name not in (*RUNTIMES, *TORCH, ALL):
                 raise unknown_runtime(name)
+            if name in TORCH and is_on_gpu(name) and not this_machine().gpu:
+                raise ConfigError(f"{name} needs a GPU, and there is none here (nvidia-ml-py looks for it).")
         if self.images is None and any(precision in QUANTISED for precision in self.precisions):
             raise ConfigError("quantised precisions need real photographs to calibrate on: --images FOLDER.")
 
@@ -115,7 +118,7 @@ def _of_variant(
     found = []
     for name in _runtimes(artifact, asked.runtimes):
         if name in TORCH:
-            if precision == "fp32":  # what eager PyTorch computes here
+            if precision in TORCH_PRECISIONS:
                 checkpoint = checkpoint_of(target, image_size, place / "checkpoint")
                 found.append(Case(target=target, artifact=artifact, runtime=name, checkpoint=str(checkpoint)))
         else:
@@ -127,6 +130,6 @@ def _runtimes(artifact: Artifact, asked: Sequence[str]) -> list[str]:
     """The runtimes that are asked for, of those that can take an artifact here."""
     here = installed_runtimes(artifact)
     if ALL in asked:
-        return [*here, *TORCH]
+        return [*here, *(name for name in TORCH if is_on_gpu(name) == bool(this_machine().gpu))]
     chosen = [here[0] if name == AUTO else name for name in asked]
     return [name for name in dict.fromkeys(chosen) if name in here or name in TORCH]

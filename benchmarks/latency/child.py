@@ -13,23 +13,25 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.latency import products
+from benchmarks.latency.device import device_memory
 from benchmarks.latency.energy import measured_energy
-from benchmarks.opening import open_any
+from benchmarks.opening import is_on_gpu, open_any
 from benchmarks.process import first_to_go, peak_memory
 from sovit.artifact import Artifact, read_manifest
+from sovit.errors import SoViTError
+from sovit.parity import compare
 from sovit.runtime.base import Runtime
 
 # Warm-up ends when the medians of two groups of runs in a row agree, or after so many groups.
 _GROUP: Final = 3
 _AGREE: Final = 0.02
 _MOST_GROUPS: Final = 10
-_PRODUCT_SIDE: Final = 1536
-_PRODUCT_RUNS: Final = 5
 _COMPARED: Final = 4  # images; parity of the artifact was measured on all when it was made
 
 
@@ -58,27 +60,35 @@ class Timed:
     warmup_runs: int
     first_seconds: float
     peak_memory_bytes: int
+    device_memory_bytes: int | None
     joules: float | None
 
 
-def main() -> None:
+def main() -> int:
     """Do the job in the first argument."""
     first_to_go()
-    job = Job(**json.loads(sys.argv[1]))
+    try:
+        print(json.dumps(_done(Job(**json.loads(sys.argv[1])))), flush=True)
+    except SoViTError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _done(job: Job) -> dict[str, Any]:
     began = time.perf_counter()
     folder = Path(job.artifact)
     runtime = open_any(folder, job.runtime, threads=job.threads, checkpoint=job.checkpoint)
     load_seconds = time.perf_counter() - began
     images, reference = Artifact(folder, read_manifest(folder)).reference()
     found = [measure(runtime, images, batch, job.rounds, job.seconds) for batch in sorted(job.batches)]
-    result = {
+    return {
         "runtime": job.runtime,
         "load_seconds": load_seconds,
-        "matmul_flops": matmul_flops(),
-        "cosine": cosine(runtime, images, reference["pre_logits"]),
+        "matmul_flops": products.on_gpu(runtime.precision) if is_on_gpu(job.runtime) else products.on_cpu(),
+        "cosine": checked_cosine(runtime, images, reference["pre_logits"]),
         "batches": [asdict(one) for one in found],
     }
-    print(json.dumps(result), flush=True)
 
 
 def measure(runtime: Runtime, images_BYXC: NDArray[np.uint8], batch: int, rounds: int, least_seconds: float) -> Timed:
@@ -102,6 +112,7 @@ def measure(runtime: Runtime, images_BYXC: NDArray[np.uint8], batch: int, rounds
         warmup_runs=warmup,
         first_seconds=first,
         peak_memory_bytes=peak_memory(),
+        device_memory_bytes=device_memory(),
         joules=stretch.joules,
     )
 
@@ -117,24 +128,16 @@ def warm_up(run: Callable[[], float]) -> int:
     return _MOST_GROUPS * _GROUP
 
 
-def cosine(runtime: Runtime, images_BYXC: NDArray[np.uint8], reference_BD: NDArray[np.float32]) -> float:
-    """The smallest cosine to fp32 PyTorch's embeddings of a few images: what was timed computes the right thing."""
+def checked_cosine(runtime: Runtime, images_BYXC: NDArray[np.uint8], reference_BD: NDArray[np.float32]) -> float:
+    """The smallest cosine to fp32 PyTorch's embeddings of a few images: what was timed computes the right thing.
+
+    Raises `ParityError` where it does not.
+    """
     found_BD = np.concatenate([runtime.run(image[None])["pre_logits"] for image in images_BYXC[:_COMPARED]])
-    expected_BD = reference_BD[:_COMPARED]
-    lengths_B = np.linalg.norm(found_BD, axis=1) * np.linalg.norm(expected_BD, axis=1)
-    return float(((found_BD * expected_BD).sum(1) / lengths_B).min())
-
-
-def matmul_flops() -> float:
-    """FLOP/s of a float32 matrix product in this process: the best of a few, by numpy's own library."""
-    left = np.ones((_PRODUCT_SIDE, _PRODUCT_SIDE), np.float32)
-    times = []
-    for _ in range(_PRODUCT_RUNS):
-        began = time.perf_counter()
-        _ = left @ left
-        times.append(time.perf_counter() - began)
-    return 2 * _PRODUCT_SIDE**3 / min(times)
+    reference = {"pre_logits": reference_BD[:_COMPARED]}
+    found = compare({"pre_logits": found_BD}, reference, runtime=runtime.name, precision=runtime.precision)
+    return found.require().cosine
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

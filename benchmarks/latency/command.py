@@ -117,7 +117,7 @@ def _table(title: str, rows: list[Row]) -> Table:
             number(row.p90_ms.value),
             number(row.p99_ms.value),
             number(row.images_per_second.value),
-            f"{row.achieved_flops / row.matmul_flops:.2f}",
+            f"{row.achieved_flops / row.matmul_flops:.2f}" if row.matmul_flops else "",
             f"{row.peak_memory_bytes / 1e6:,.0f}",
         )
     return table

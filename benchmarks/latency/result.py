@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Final, NamedTuple
 from pydantic import ConfigDict
 
 from benchmarks.intervals import Estimate
+from benchmarks.opening import is_on_gpu
 from benchmarks.words import pixels, plural
 from sovit.errors import ConfigError
 from sovit.jsonio import from_dict, read_json, to_dict
-from sovit.runtime.open import ON_GPU
 
 BENCHMARK: Final = "latency"
 SCHEMA_VERSION: Final = 3
@@ -47,8 +47,9 @@ class Row:
     """One model in one runtime at one batch size.
 
     Times are in milliseconds for a whole batch, and of the runtime's call alone. None is what is undefined or cannot be
-    read here. `runs` are the timed ones of all `processes`. `matmul_flops` is the rate of a float32 matrix product in
-    the same processes, `cosine` the worst of a few embeddings against fp32 PyTorch's.
+    read here. `runs` are the timed ones of all `processes`. `matmul_flops` is the rate of a matrix product in the same
+    processes, float32 on the CPU and of the precision on a GPU; `cosine` the worst of a few embeddings against fp32
+    PyTorch's; `device_memory_bytes` what the process had of the GPU's memory at its end.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _READ
@@ -71,9 +72,10 @@ class Row:
     process_p50_ms: tuple[float, ...]
     images_per_second: Estimate
     peak_memory_bytes: int
+    device_memory_bytes: int | None = None
     flops_per_image: int
     achieved_flops: float
-    matmul_flops: float
+    matmul_flops: float | None
     mfu: float | None
     joules_per_image: float | None
     cosine: float
@@ -86,7 +88,7 @@ class Row:
     @property
     def on_gpu(self) -> bool:
         """Whether the runtime is one that computes on a GPU."""
-        return self.runtime in ON_GPU
+        return is_on_gpu(self.runtime)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from benchmarks.latency.cases import Case
 from benchmarks.latency.child import Job, Timed
 from benchmarks.latency.peaks import peak_flops
 from benchmarks.latency.result import Failed, Row, Settings
-from benchmarks.opening import COMPILED
+from benchmarks.opening import is_compiled
 from benchmarks.process import run_child
 from sovit.cost import cost
 from sovit.errors import ConfigError, ServiceError
@@ -94,16 +94,17 @@ def row(case: Case, taken: Taken, batch: int, settings: Settings) -> Row:
         runs=sum(len(one.seconds) for one in timed),
         warmup_runs=max(one.warmup_runs for one in timed),
         load_seconds=float(np.median(taken.load_seconds)),
-        compile_seconds=max(0.0, float(np.median(firsts))) if case.runtime == COMPILED else None,
+        compile_seconds=max(0.0, float(np.median(firsts))) if is_compiled(case.runtime) else None,
         p50_ms=p50.scaled(1e3),
         p90_ms=p90.scaled(1e3),
         p99_ms=p99.scaled(1e3),
         process_p50_ms=tuple(float(np.median(one) * 1e3) for one in seconds),
         images_per_second=p50.inverse(batch),
         peak_memory_bytes=max(one.peak_memory_bytes for one in timed),
+        device_memory_bytes=max((one.device_memory_bytes for one in timed if one.device_memory_bytes), default=None),
         flops_per_image=flops,
         achieved_flops=achieved,
-        matmul_flops=float(np.median(taken.matmul_flops)),
+        matmul_flops=float(np.median(taken.matmul_flops)) if taken.matmul_flops else None,
         mfu=achieved / peak if peak else None,
         joules_per_image=float(np.median(joules)) if joules else None,
         cosine=min(taken.cosines),
@@ -122,12 +123,12 @@ def _add(taken: Taken, case: Case, settings: Settings) -> None:
         checkpoint=case.checkpoint,
     )
     try:
-        found = run_child("benchmarks.latency.child", job)
+        found = run_child("benchmarks.latency.child", job, threads=settings.threads)
     except (ConfigError, ServiceError) as error:
         taken.failure = str(error)
         return
     taken.load_seconds.append(found["load_seconds"])
-    taken.matmul_flops.append(found["matmul_flops"])
+    taken.matmul_flops += [rate for rate in [found["matmul_flops"]] if rate is not None]
     taken.cosines.append(found["cosine"])
     for one in found["batches"]:
         taken.batches.setdefault(one["batch"], []).append(Timed(**one))

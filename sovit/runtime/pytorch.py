@@ -1,6 +1,8 @@
-"""PyTorch on a checkpoint: the fp32 reference every other runtime is measured against."""
+"""PyTorch on a checkpoint: in fp32 on the CPU the reference every other runtime is measured against."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 import torch
@@ -35,27 +37,47 @@ class Graph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """`pre_logits` [B, D] and, with a head, `logits` [B, L]."""
-        return self._run((image.float() * self.scale_C + self.shift_C).permute(0, 3, 1, 2))
+        normalised = (image.float() * self.scale_C + self.shift_C).permute(0, 3, 1, 2)
+        return self._run(normalised.to(self._dtype))
 
     def forward_patches(self, patches_BNP: Tensor, mask_BN: Tensor, grid_B2: Tensor) -> tuple[Tensor, ...]:
         """The same for NaFlex: uint8 patches, where they are, and the rows and columns of each image."""
         channels = patches_BNP.unflatten(-1, (-1, 3))  # type: ignore[no-untyped-call]
         normalised_BNP = (channels.float() * self.scale_C + self.shift_C).flatten(2)
-        return self._run(Patches(normalised_BNP, mask_BN, grid_B2))
+        return self._run(Patches(normalised_BNP.to(self._dtype), mask_BN, grid_B2))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.model.patch_embed.weight.dtype
 
     def _run(self, image: Tensor | Patches) -> tuple[Tensor, ...]:
         out = self.model(image)
         return tuple(getattr(out, name) for name in self.output_names)
 
 
+DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
 class TorchRuntime:
-    """A model in eager PyTorch on the CPU, float32."""
+    """A model in eager PyTorch, on the CPU in float32 unless told otherwise.
 
-    name = "torch"
-    precision = "fp32"
+    Another `precision` is that of the weights and of everything between the normalised pixels and the outputs, without
+    fp32 islands: what PyTorch makes of `model.to(dtype)`. It changes the model that was passed.
+    """
 
-    def __init__(self, model: ViT, preprocess: Preprocess, *, tokens: bool = False) -> None:
-        self.graph = Graph(model, preprocess, tokens=tokens).eval()
+    def __init__(
+        self,
+        model: ViT,
+        preprocess: Preprocess,
+        *,
+        tokens: bool = False,
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        self.name = "torch" if device == "cpu" else f"torch-{device}"
+        self.precision = precision
+        self.graph = Graph(model.to(DTYPES[precision]), preprocess, tokens=tokens).eval().to(device)
+        self._device = torch.device(device)
         self._patch_size = preprocess.patch_size
 
     @torch.inference_mode()
@@ -63,11 +85,13 @@ class TorchRuntime:
         """See `Runtime.run`."""
         if self._patch_size is not None:
             batch = to_patches(image_BYXC, self._patch_size)
-            outputs = self.graph.forward_patches(*(torch.from_numpy(array) for array in batch))
+            outputs = self.graph.forward_patches(*(torch.from_numpy(array).to(self._device) for array in batch))
         else:
             # Arrays made by Pillow are read-only, which torch cannot express.
-            outputs = self.graph(torch.from_numpy(np.array(image_BYXC)))
-        return {name: tensor.numpy() for name, tensor in zip(self.graph.output_names, outputs, strict=True)}
+            outputs = self.graph(torch.from_numpy(np.array(image_BYXC)).to(self._device))
+        return {
+            name: tensor.float().cpu().numpy() for name, tensor in zip(self.graph.output_names, outputs, strict=True)
+        }
 
     def close(self) -> None:
         """See `Runtime.close`."""

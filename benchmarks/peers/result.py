@@ -1,0 +1,136 @@
+"""The result file of the peers' race, and its tables for people: the fastest first, whoever that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from benchmarks.intervals import Estimate, ranks
+from benchmarks.peers.race import BATCHES, CONCURRENCIES, ENGINES, FLOORS, Turn
+from benchmarks.words import places, with_interval
+from sovit.errors import ConfigError
+from sovit.jsonio import read_json
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raced:
+    """What came out. `images` are the names of the photographs, `seconds` the length of a turn under one load."""
+
+    target: str
+    conditions: dict[str, Any]
+    serve_options: str
+    seconds: float
+    images: list[str]
+    turns: dict[str, list[Turn]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file has it."""
+        return {"benchmark": "peers", "schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    def place_of(self, names: Sequence[str], load: int) -> list[Standing]:
+        """Those names under one load, the most images in a second first."""
+        taken = {name: [turn for turn in self.turns[name] if turn.load == load] for name in names}
+        rates = [_spread([turn.images_per_second for turn in found]) for found in taken.values()]
+        # Of their inverses the least come first.
+        found = [
+            Standing(rank, name, rate, tuple(turns))
+            for rank, (name, turns), rate in zip(
+                ranks([rate.inverse(1) for rate in rates]), taken.items(), rates, strict=True
+            )
+        ]
+        return sorted(found, key=lambda one: (one.rank, -one.images_per_second.value))
+
+    @property
+    def servers(self) -> list[str]:
+        """All that serve the artifact."""
+        return [name for name in self.turns if name not in ENGINES and name not in FLOORS]
+
+    @property
+    def engines(self) -> list[str]:
+        """All that ran in process."""
+        return [name for name in self.turns if name in ENGINES]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One of them under one load: the places it may have, its rate with what the rounds span, and its turns."""
+
+    rank: tuple[int, int]
+    name: str
+    images_per_second: Estimate
+    turns: tuple[Turn, ...]
+
+    def middle(self, field: str) -> float | None:
+        """The median of a field over the rounds, None where it has none."""
+        values = [value for turn in self.turns if (value := getattr(turn, field)) is not None]
+        return median(values) if values else None
+
+
+def read_raced(path: Path) -> Raced:
+    """A result file. Raises `ConfigError` for anything else."""
+    data = read_json(path)
+    if not isinstance(data, dict) or (data.get("benchmark"), data.get("schema_version")) != ("peers", SCHEMA_VERSION):
+        raise ConfigError(f"{path} is no result of `python -m benchmarks.peers` of schema_version {SCHEMA_VERSION}.")
+    fields = {name: data[name] for name in ("target", "conditions", "serve_options", "seconds", "images")}
+    return Raced(**fields, turns={name: [Turn(**turn) for turn in turns] for name, turns in data["turns"].items()})
+
+
+def rows_of(standings: Sequence[Standing]) -> list[list[str]]:
+    """Places, names and numbers as text: images/s and their span, p50 and p99 ms, CPU-ms, of it beyond, MB."""
+    return [
+        [
+            places(one.rank),
+            one.name,
+            *with_interval(one.images_per_second),
+            _number(one.middle("p50_ms"), 1),
+            _number(one.middle("p99_ms"), 1),
+            _number(one.middle("cpu_ms"), 2),
+            _number(one.middle("framework_cpu_ms"), 2),
+            _number(one.middle("memory_mb"), 0),
+        ]
+        for one in standings
+    ]
+
+
+TITLES: Final = ("images/s", "rounds", "p50 ms", "p99 ms", "CPU-ms", "beyond", "MB")
+
+
+def in_markdown(raced: Raced) -> str:
+    """Servers under the most clients, and engines in batches."""
+    clients, batch = CONCURRENCIES[-1], BATCHES[-1]
+    conditions = raced.conditions
+    rounds = len(raced.turns[raced.servers[0]]) // len(CONCURRENCIES)
+    parts = [
+        f"{raced.target} on {conditions['cores']} cores of {conditions['processor']}, the same ONNX file and "
+        f"photographs, {clients} clients; decoding is in it. Medians of {rounds} rounds and what they span; whoever "
+        "overlaps shares places. CPU-ms are a request's, and of them what lies beyond decoding and inference.",
+        _markdown("server", raced.place_of(raced.servers, clients)),
+        f"In process, without a server, in batches of {batch}:",
+        _markdown("engine", raced.place_of(raced.engines, batch)),
+    ]
+    return "\n\n".join(parts)
+
+
+def _markdown(kind: str, standings: Sequence[Standing]) -> str:
+    rows = rows_of(standings)
+    shown = [index for index in range(len(rows[0])) if any(row[index] for row in rows)]
+    titles = ["place", kind, *TITLES]
+    lines = [
+        [titles[index] for index in shown],
+        ["---" if index == 1 else "---:" for index in shown],
+        *([row[index] for index in shown] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _spread(values: Sequence[float]) -> Estimate:
+    return Estimate(median(values), min(values), max(values))
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:,.{decimals}f}"
