@@ -45,7 +45,8 @@ def open_any(artifact: Path, runtime: str, *, threads: int, checkpoint: str = ""
 
     device, compiled = TORCH[runtime]
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in the patch embedding too
     opened = TorchRuntime(load_model(checkpoint), manifest.preprocess, device=device, precision=manifest.precision)
     if compiled:
-        opened.graph.compile()
+        opened.graph.compile(dynamic=False)  # every batch size for itself, as an engine compiles them
     return opened

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from signal import SIGKILL
 from typing import Any, Final
 
@@ -48,6 +49,9 @@ def first_to_go() -> None:
 
 
 def peak_memory() -> int:
-    """The most bytes that were ever resident of this process, pages of mapped files included (Linux)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    """The most bytes that were ever resident of this process, pages of mapped files included."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux; there getrusage would count what the process it was forked from had
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

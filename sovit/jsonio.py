@@ -6,6 +6,7 @@ A class takes part by setting `__pydantic_config__ = STRICT`.
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -71,3 +72,13 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, data: object) -> None:
     """Write JSON, indented, with a final newline."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def must_be_writable(path: Path | None) -> None:
+    """Raises `ConfigError` where a result could not be written, before the work that leads to it."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out {path}: the folder {path.parent} does not exist.")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"--out {path} cannot be written: it is a folder, or not yours to write.")

@@ -45,12 +45,13 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One model in one runtime. `checkpoint` is only for PyTorch's."""
+    """One model in one runtime. `checkpoint` is only for PyTorch's; `away` says why the runtime cannot take it here."""
 
     target: str
     artifact: Artifact
     runtime: str
     checkpoint: str = ""
+    away: str = ""
 
     @property
     def precision(self) -> str:
@@ -95,15 +96,33 @@ def cases(targets: Sequence[str], asked: Asked, tell: Callable[[str], None]) -> 
                         )
                     )
                     tell(str(failed[-1]))
+    found, away = [case for case in found if not case.away], [case.failed(case.away) for case in found if case.away]
     if not found and not failed:
-        raise ConfigError("there is nothing to measure: none of the runtimes takes what was asked for.")
-    return found, failed
+        said = f" {away[0]}" if away else " none of the runtimes takes what was asked for."
+        raise ConfigError(f"there is nothing to measure:{said}")
+    for one in away:
+        tell(str(one))
+    _refuse_twice(found)
+    return found, [*failed, *away]
+
+
+def _refuse_twice(cases: Sequence[Case]) -> None:
+    seen: dict[tuple[str, tuple[int, int], str, str], Case] = {}
+    for case in cases:
+        key = (case.target, case.artifact.manifest.model.image_size, case.runtime, case.precision)
+        if key in seen:
+            folders = f"{seen[key].artifact.folder} and {case.artifact.folder}"
+            raise ConfigError(
+                f"{folders} are both {case.target} in {case.precision}: measure them one after the other into a file "
+                "each, and see what differs with `sovit bench compare`."
+            )
+        seen[key] = case
 
 
 def _of_artifact(artifact: Artifact, runtimes: Sequence[str]) -> list[Case]:
     return [
-        Case(target=artifact.manifest.name, artifact=artifact, runtime=name)
-        for name in _runtimes(artifact, runtimes)
+        Case(target=artifact.manifest.name, artifact=artifact, runtime=name, away=away)
+        for name, away in _runtimes(artifact, runtimes).items()
         if name not in TORCH
     ]
 
@@ -116,20 +135,21 @@ def _of_variant(
         tell(f"exporting {target} in {precision}")
     artifact = artifact_of(target, image_size, precision, asked.images, place / precision)
     found = []
-    for name in _runtimes(artifact, asked.runtimes):
+    for name, away in _runtimes(artifact, asked.runtimes).items():
         if name in TORCH:
             if precision in TORCH_PRECISIONS:
                 checkpoint = checkpoint_of(target, image_size, place / "checkpoint")
                 found.append(Case(target=target, artifact=artifact, runtime=name, checkpoint=str(checkpoint)))
         else:
-            found.append(Case(target=target, artifact=artifact, runtime=name))
+            found.append(Case(target=target, artifact=artifact, runtime=name, away=away))
     return found
 
 
-def _runtimes(artifact: Artifact, asked: Sequence[str]) -> list[str]:
-    """The runtimes that are asked for, of those that can take an artifact here."""
+def _runtimes(artifact: Artifact, asked: Sequence[str]) -> dict[str, str]:
+    """The runtimes that are asked for, each with why it cannot take an artifact here, "" where it can."""
     here = installed_runtimes(artifact)
     if ALL in asked:
-        return [*here, *(name for name in TORCH if is_on_gpu(name) == bool(this_machine().gpu))]
-    chosen = [here[0] if name == AUTO else name for name in asked]
-    return [name for name in dict.fromkeys(chosen) if name in here or name in TORCH]
+        return dict.fromkeys([*here, *(name for name in TORCH if is_on_gpu(name) == bool(this_machine().gpu))], "")
+    chosen = dict.fromkeys(here[0] if name == AUTO else name for name in asked)
+    away = f"it is not installed or does not take this here; what does: {', '.join(here)}."
+    return {name: "" if name in here or name in TORCH else away for name in chosen}

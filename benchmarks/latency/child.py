@@ -28,10 +28,10 @@ from sovit.errors import SoViTError
 from sovit.parity import compare
 from sovit.runtime.base import Runtime
 
-# Warm-up ends when the medians of two groups of runs in a row agree, or after so many groups.
+# Warm-up ends when the medians of two groups of runs in a row agree, or after two groups or more that took so long.
 _GROUP: Final = 3
 _AGREE: Final = 0.02
-_MOST_GROUPS: Final = 10
+_MOST_SECONDS: Final = 10.0
 _COMPARED: Final = 4  # images; parity of the artifact was measured on all when it was made
 
 
@@ -58,6 +58,7 @@ class Timed:
     batch: int
     seconds: list[float]
     warmup_runs: int
+    warmed: bool
     first_seconds: float
     peak_memory_bytes: int
     device_memory_bytes: int | None
@@ -81,17 +82,26 @@ def _done(job: Job) -> dict[str, Any]:
     runtime = open_any(folder, job.runtime, threads=job.threads, checkpoint=job.checkpoint)
     load_seconds = time.perf_counter() - began
     images, reference = Artifact(folder, read_manifest(folder)).reference()
-    found = [measure(runtime, images, batch, job.rounds, job.seconds) for batch in sorted(job.batches)]
+    gpu = is_on_gpu(job.runtime)
+    found = [measure(runtime, images, batch, job.rounds, job.seconds, gpu=gpu) for batch in sorted(job.batches)]
     return {
         "runtime": job.runtime,
         "load_seconds": load_seconds,
-        "matmul_flops": products.on_gpu(runtime.precision) if is_on_gpu(job.runtime) else products.on_cpu(),
+        "matmul_flops": products.on_gpu(runtime.precision) if gpu else products.on_cpu(),
         "cosine": checked_cosine(runtime, images, reference["pre_logits"]),
         "batches": [asdict(one) for one in found],
     }
 
 
-def measure(runtime: Runtime, images_BYXC: NDArray[np.uint8], batch: int, rounds: int, least_seconds: float) -> Timed:
+def measure(
+    runtime: Runtime,
+    images_BYXC: NDArray[np.uint8],
+    batch: int,
+    rounds: int,
+    least_seconds: float,
+    *,
+    gpu: bool = False,
+) -> Timed:
     """Warm up, and time at least `rounds` runs of a batch that take at least `least_seconds` together."""
     images = images_BYXC[np.arange(batch) % len(images_BYXC)]
 
@@ -101,31 +111,38 @@ def measure(runtime: Runtime, images_BYXC: NDArray[np.uint8], batch: int, rounds
         return time.perf_counter() - began
 
     first = run()
-    warmup = 1 + warm_up(run)
-    with measured_energy() as stretch:
+    warmup, warmed = warm_up(run)
+    with measured_energy(gpu=gpu) as stretch:
         seconds = [run() for _ in range(rounds)]
         while (taken := sum(seconds)) < least_seconds:
             seconds += [run() for _ in range(max(1, int((least_seconds - taken) / float(np.median(seconds)))))]
     return Timed(
         batch=batch,
         seconds=seconds,
-        warmup_runs=warmup,
+        warmup_runs=1 + warmup,
+        warmed=warmed,
         first_seconds=first,
         peak_memory_bytes=peak_memory(),
-        device_memory_bytes=device_memory(),
+        device_memory_bytes=device_memory() if gpu else None,
         joules=stretch.joules,
     )
 
 
-def warm_up(run: Callable[[], float]) -> int:
-    """Run until it no longer gets faster; returns how many runs that took."""
-    last: float | None = None
-    for group in range(1, _MOST_GROUPS + 1):
+def warm_up(run: Callable[[], float], most_seconds: float = _MOST_SECONDS) -> tuple[int, bool]:
+    """Run until it no longer gets faster; returns how many runs that took, and whether it did not merely take too long.
+
+    A machine that others use too may never settle within 2 %: what comes then is noise, and the intervals show it.
+    """
+    last = float(np.median([run() for _ in range(_GROUP)]))
+    runs, began = _GROUP, time.perf_counter()
+    while True:
         median = float(np.median([run() for _ in range(_GROUP)]))
-        if last is not None and abs(median - last) <= _AGREE * last:
-            return group * _GROUP
+        runs += _GROUP
+        if abs(median - last) <= _AGREE * last:
+            return runs, True
+        if time.perf_counter() - began >= most_seconds:
+            return runs, False
         last = median
-    return _MOST_GROUPS * _GROUP
 
 
 def checked_cosine(runtime: Runtime, images_BYXC: NDArray[np.uint8], reference_BD: NDArray[np.float32]) -> float:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +23,7 @@ from sovit.commands.result import EXIT_INTERRUPTED, Result
 from sovit.config import parse_image_size
 from sovit.cores import available_cores
 from sovit.errors import EXIT_FAILED, ConfigError
-from sovit.jsonio import from_dict, write_json
+from sovit.jsonio import from_dict, must_be_writable, write_json
 from sovit.progress import progress
 
 QUICK_ROUNDS: Final = 10
@@ -34,11 +33,12 @@ _MOST_SECONDS: Final = 3600
 def latency(arguments: argparse.Namespace) -> Result:
     """Measure artifacts and variants."""
     settings = _settings(arguments)
+    must_be_writable(arguments.out)
     under = from_dict(Conditions, conditions(), "conditions")
     console = Console(stderr=True)
 
     def result(rows: list[Row], failed: list[Failed], *, complete: bool) -> Measured:
-        found = Measured(
+        return Measured(
             quick=arguments.quick,
             complete=complete,
             conditions=under,
@@ -46,9 +46,11 @@ def latency(arguments: argparse.Namespace) -> Result:
             rows=tuple(rows),
             failed=(*unexported, *failed),
         )
+
+    def keep(rows: list[Row], failed: list[Failed]) -> None:
         if arguments.out:
-            write_json(arguments.out, found.to_json())
-        return found
+            with suppress(OSError):  # a full disk may have room again at the end
+                write_json(arguments.out, result(rows, failed, complete=False).to_json())
 
     with ExitStack() as stack:
         folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sovit-bench-")))
@@ -62,8 +64,10 @@ def latency(arguments: argparse.Namespace) -> Result:
         targets = list(dict.fromkeys(arguments.targets))
         chosen, unexported = cases(targets, asked, lambda text: console.print(text, highlight=False, markup=False))
         with progress("measuring", len(chosen) * settings.processes) as advance:
-            rows, failed, complete = measure(chosen, settings, advance, partial(result, complete=False))
+            rows, failed, complete = measure(chosen, settings, advance, keep)
     found = result(rows, failed, complete=complete)
+    if arguments.out:
+        write_json(arguments.out, found.to_json())
     exit_code = EXIT_INTERRUPTED if not complete else EXIT_FAILED if found.failed else 0
     return Result(found.to_json(), _text(found), exit_code)
 

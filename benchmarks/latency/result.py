@@ -18,6 +18,8 @@ from sovit.jsonio import from_dict, read_json, to_dict
 
 BENCHMARK: Final = "latency"
 SCHEMA_VERSION: Final = 3
+# Fewer processes than this say nothing of how much a number differs from one to the next.
+LEAST_PROCESSES: Final = 3
 # A machine with work for more of its cores than this, when a run begins, is named.
 _BUSY: Final = 0.5
 # A result may hold more than is read here; the schema version says that what is read means the same.
@@ -47,9 +49,13 @@ class Row:
     """One model in one runtime at one batch size.
 
     Times are in milliseconds for a whole batch, and of the runtime's call alone. None is what is undefined or cannot be
-    read here. `runs` are the timed ones of all `processes`. `matmul_flops` is the rate of a matrix product in the same
-    processes, float32 on the CPU and of the precision on a GPU; `cosine` the worst of a few embeddings against fp32
-    PyTorch's; `device_memory_bytes` what the process had of the GPU's memory at its end.
+    read here. `runs` are the timed ones of all `processes`; `warmed` says that in each of them the medians of the last
+    warm-up runs agreed, `first_ms` how long the first took. `load_seconds` is the time until the first can begin, with
+    what the engine compiles then, `compile_seconds` what the first takes beyond a later one where it compiles.
+    `images_per_second` is at the mean time, one batch after another. `matmul_flops` is the rate of a matrix product in
+    the same processes, float32 on the CPU and on a GPU of the precision, bfloat16 for quantised ones; `cosine` the
+    worst of a few embeddings against fp32 PyTorch's; `device_memory_bytes` what the process had of the GPU's memory at
+    its end.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _READ
@@ -64,6 +70,8 @@ class Row:
     processes: int
     runs: int
     warmup_runs: int
+    warmed: bool
+    first_ms: float
     load_seconds: float
     compile_seconds: float | None
     p50_ms: Estimate
@@ -71,6 +79,7 @@ class Row:
     p99_ms: Estimate
     process_p50_ms: tuple[float, ...]
     images_per_second: Estimate
+    process_images_per_second: tuple[float, ...]
     peak_memory_bytes: int
     device_memory_bytes: int | None = None
     flops_per_image: int
@@ -111,14 +120,18 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What the rows were measured under (`benchmarks.conditions`)."""
+    """What the rows were measured under (`benchmarks.conditions`); memory in bytes, 0 where nobody says."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _READ
 
     time: str
+    command: str
+    system: str
     processor: str
     cores: int
+    memory: int
     gpu: str
+    gpu_driver: str
     load_average: tuple[float, ...]
     python: str
     sovit: str
@@ -165,6 +178,8 @@ class Measured:
             found.append("a quick run, not to be published")
         if not self.complete:
             found.append("an incomplete run: it was interrupted")
+        if not self.quick and self.settings.processes < LEAST_PROCESSES:
+            found.append(f"{plural(self.settings.processes, 'process')} a row, where {LEAST_PROCESSES} are the least")
         return found
 
     @property
@@ -177,7 +192,9 @@ class Measured:
             else ""
         )
         missing = [f"not measured, or not in every process: {one}" for one in self.failed]
-        return [*self.flaws, *missing, *[busy] * self.conditions.busy]
+        restless = sum(not row.warmed for row in self.rows)
+        never_settled = f"in {restless} of {plural(len(self.rows), 'row')} the medians still moved when warm-up ended"
+        return [*self.flaws, *missing, *[busy] * self.conditions.busy, *[never_settled] * (restless > 0)]
 
     def to_json(self) -> dict[str, Any]:
         """As the file has it."""

@@ -15,12 +15,12 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.intervals import percentiles
+from benchmarks.intervals import mean, percentiles
 from benchmarks.latency.cases import Case
 from benchmarks.latency.child import Job, Timed
 from benchmarks.latency.peaks import peak_flops
 from benchmarks.latency.result import Failed, Row, Settings
-from benchmarks.opening import is_compiled
+from benchmarks.opening import is_compiled, is_on_gpu
 from benchmarks.process import run_child
 from sovit.cost import cost
 from sovit.errors import ConfigError, ServiceError
@@ -54,13 +54,12 @@ def measure(
     taken = [Taken() for _ in cases]
     complete = True
     try:
-        for number in range(settings.processes):
+        for _ in range(settings.processes):
             for case, one in zip(cases, taken, strict=True):
                 if not one.failure:
                     _add(one, case, settings)
                 advance(1)
-            if number + 1 < settings.processes:
-                keep(*_found(cases, taken, settings))
+            keep(*_found(cases, taken, settings))
     except KeyboardInterrupt:
         complete = False
     return *_found(cases, taken, settings), complete
@@ -77,9 +76,10 @@ def row(case: Case, taken: Taken, batch: int, settings: Settings) -> Row:
     manifest, timed = case.artifact.manifest, taken.batches[batch]
     seconds = [np.array(one.seconds) for one in timed]
     p50, p90, p99 = percentiles(seconds, _PERCENTS)
+    rate = mean(seconds).inverse(batch)
     flops = cost(manifest.model).flops
-    achieved = batch * flops / p50.value
-    peak = peak_flops(this_machine().gpu, case.precision)
+    achieved = flops * rate.value
+    peak = peak_flops(this_machine().gpu, case.precision) if is_on_gpu(case.runtime) else None
     joules = [one.joules / (batch * len(one.seconds)) for one in timed if one.joules is not None]
     firsts = [one.first_seconds - float(np.median(one.seconds)) for one in timed]
     return Row(
@@ -93,13 +93,16 @@ def row(case: Case, taken: Taken, batch: int, settings: Settings) -> Row:
         processes=len(timed),
         runs=sum(len(one.seconds) for one in timed),
         warmup_runs=max(one.warmup_runs for one in timed),
+        warmed=all(one.warmed for one in timed),
+        first_ms=float(np.median([one.first_seconds for one in timed])) * 1e3,
         load_seconds=float(np.median(taken.load_seconds)),
         compile_seconds=max(0.0, float(np.median(firsts))) if is_compiled(case.runtime) else None,
         p50_ms=p50.scaled(1e3),
         p90_ms=p90.scaled(1e3),
         p99_ms=p99.scaled(1e3),
         process_p50_ms=tuple(float(np.median(one) * 1e3) for one in seconds),
-        images_per_second=p50.inverse(batch),
+        images_per_second=rate,
+        process_images_per_second=tuple(float(batch / np.mean(one)) for one in seconds),
         peak_memory_bytes=max(one.peak_memory_bytes for one in timed),
         device_memory_bytes=max((one.device_memory_bytes for one in timed if one.device_memory_bytes), default=None),
         flops_per_image=flops,
