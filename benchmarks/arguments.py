@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.load.loops import read_images
-from sovit.errors import MissingDependency, SoViTError
+from sovit.commands.result import EXIT_INTERRUPTED
+from sovit.errors import EXIT_FAILED, ConfigError, MissingDependency, SoViTError
+from sovit.jsonio import must_be_writable
 
 
 def parser_of(description: str | None, *, seconds: float) -> argparse.ArgumentParser:
@@ -26,7 +29,18 @@ def parser_of(description: str | None, *, seconds: float) -> argparse.ArgumentPa
 def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
     """The benchmark's own arguments, and those of `sovit serve`."""
     cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    return parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
+    arguments = parser.parse_args(sys.argv[1:cut])
+    require_turns(arguments.rounds, arguments.seconds)
+    must_be_writable(arguments.out)
+    return arguments, sys.argv[cut + 1 :]
+
+
+def require_turns(rounds: int, seconds: float) -> None:
+    """Raises `ConfigError` where there would be none, or they would have no end."""
+    if rounds < 1:
+        raise ConfigError(f"--rounds {rounds} must be at least 1.")
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"--seconds {seconds:g} must be above 0, and finite.")
 
 
 def images_of(paths: Sequence[Path] | None) -> list[bytes]:
@@ -53,3 +67,11 @@ def run(main: Callable[[], int]) -> int:
     except SoViTError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        print(f"{error.name} is not installed: pip install 'sovit[peers]'.", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:
+        print(f"{error.filename or 'the system'}: {error.strerror or error}.", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED

@@ -23,14 +23,13 @@ ROOT: Final = Path(__file__).parents[1]
 README: Final = ROOT / "README.md"
 RESULTS: Final = ROOT / "benchmarks" / "results"
 LATENCY: Final = RESULTS / "latency-cpu.json"
-CLAIM: Final = RESULTS / "latency-claim.json"
 PEERS: Final = RESULTS / "peers-ti16.json"
 
 
 def tables() -> dict[str, str]:
     """What stands between the marks, by their names."""
     return {
-        "headline": headline(read_measured(LATENCY), read_measured(CLAIM), read_accuracies()),
+        "headline": headline(read_measured(LATENCY), read_accuracies()),
         "peers": in_markdown(read_raced(PEERS)),
     }
 

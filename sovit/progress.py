@@ -19,7 +19,8 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        # Once a second: what is drawn takes its time from what is measured.
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=1) as bar:
             task = bar.add_task(label, total=total)
             yield lambda count: bar.advance(task, count)
         return

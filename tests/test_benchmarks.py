@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -377,6 +381,7 @@ def test_peaks_are_those_of_known_gpus_only() -> None:
 
 
 def test_the_rate_of_products_is_counted_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     ticks = count()
     monkeypatch.setattr("benchmarks.latency.products.time.perf_counter", lambda: float(next(ticks)))
     assert products.on_cpu() == 2 * 1536**3 / SECOND
@@ -422,6 +427,45 @@ def test_the_command_measures_in_real_processes_and_records_its_conditions(
     assert data["conditions"]["cores"] >= 1
     assert data["conditions"]["packages"]["onnxruntime"]
     assert "quick run" in " ".join(capsys.readouterr().out.split())
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_so(exported: Artifact, tmp_path: Path) -> None:
+    """As from a terminal: the signal reaches the whole group, the process that measures just then too."""
+    out = tmp_path / "latency.json"
+    words = ["bench", "latency", str(exported.folder), "--rounds", "5", "--seconds", "0", "--processes", "999"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "sovit", *words, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not out.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "incomplete run" in " ".join(said.split())
+    found = read_measured(out)
+    assert not found.complete
+    assert found.flaws == ["an incomplete run: it was interrupted"]
+    assert found.rows[0].processes >= 1
+    assert found.rows[0].runs == 5 * found.rows[0].processes
+
+
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(
+    exported: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out, words in ((tmp_path / "no" / "a.json", "does not exist"), (tmp_path, "it is a folder")):
+        assert main(["bench", "latency", str(exported.folder), "--out", str(out)]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_same_artifact_twice_is_refused(exported: Artifact, tmp_path: Path) -> None:
+    shutil.copytree(exported.folder, tmp_path / "again")
+    with pytest.raises(ConfigError, match=r"are both tiny in fp32: .*bench compare"):
+        cases([str(exported.folder), str(tmp_path / "again")], asked(tmp_path), lambda _: None)
 
 
 def test_conditions_name_the_machine_but_no_path() -> None:

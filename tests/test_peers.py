@@ -76,7 +76,13 @@ def test_all_take_turns_in_an_order_that_moves_on(contest: Contest, monkeypatch:
 
     monkeypatch.setattr("benchmarks.peers.race._server_turns", server_turns)
     told: list[str] = []
-    found = race(replace(contest, checkpoint=None), 2, told.append)
+    kept: list[int] = []
+    taken = race(
+        replace(contest, checkpoint=None), 2, told.append, lambda taken: kept.append(len(taken.turns["OpenVINO"]))
+    )
+    found = taken.turns
+    assert (taken.failed, taken.complete) == ({}, True)
+    assert kept == [2, 4], "a round that was held is safe before the next"
     assert list(found) == contestants(replace(contest, checkpoint=None))
     assert [*found] == [OURS, *PEERS, *FLOORS, "ONNX Runtime", "OpenVINO"]
     servers = [OURS, *PEERS, *FLOORS]
@@ -90,7 +96,26 @@ def test_all_take_turns_in_an_order_that_moves_on(contest: Contest, monkeypatch:
 def test_pytorch_embeds_the_same_in_process(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.peers.race.contestants", lambda _: ["PyTorch, eager"])
     found = race(contest, 1, lambda _: None)
-    assert [one.load for one in found["PyTorch, eager"]] == [1, 8]
+    assert [one.load for one in found.turns["PyTorch, eager"]] == [1, 8]
+
+
+def test_who_fails_leaves_and_the_others_go_on(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def server_turns(name: str, *_: object) -> list[Turn]:
+        calls.append(name)
+        if name == "mosec":
+            raise ServiceError("it did not start.")
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return [turn(1, 10), turn(16, 20)]
+
+    monkeypatch.setattr("benchmarks.peers.race._server_turns", server_turns)
+    monkeypatch.setattr("benchmarks.peers.race.contestants", lambda _: [OURS, "mosec", "LitServe"])
+    taken = race(contest, 9, lambda _: None)
+    assert calls == [OURS, "mosec", "LitServe", "LitServe", OURS]
+    assert (taken.failed, taken.complete) == ({"mosec": "it did not start."}, False)
+    assert {name: len(turns) for name, turns in taken.turns.items()} == {OURS: 2, "mosec": 0, "LitServe": 4}
 
 
 def turn(load: int, rate: float, bare: float | None = None) -> Turn:
@@ -106,7 +131,16 @@ def test_the_table_names_the_winner_even_where_it_is_not_ours(
     turns = {name: [turn(load, rate, 2.0) for load in (1, 16) for rate in found] for name, found in rates.items()}
     turns |= {name: [turn(load, 900.0) for load in (1, 16)] for name in FLOORS}
     turns |= {name: [turn(batch, 80.0) for batch in (1, 8)] for name in ENGINES}
-    raced = Raced(target="Ti/16", conditions=CONDITIONS, serve_options="", seconds=1, images=["a.jpg"], turns=turns)
+    raced = Raced(
+        target="Ti/16",
+        conditions=CONDITIONS,
+        serve_options="",
+        seconds=1,
+        images=["a.jpg"],
+        turns=turns | {"torch.compile": []},
+        failed={"torch.compile": "there is no compiler."},
+        complete=True,
+    )
     Console(width=120).print(Group(*tables(raced)))
     lines = capsys.readouterr().out.splitlines()
     first = lines.index(next(line for line in lines if line.startswith("Servers, 16 clients")))
@@ -122,6 +156,17 @@ def test_the_table_names_the_winner_even_where_it_is_not_ours(
         "---", "mosec", "FastAPI", OURS, "LitServe",
     ]  # fmt: skip
     assert "Medians of 2 rounds" in shown[0]
+    assert shown[-1] == "Not in the tables: torch.compile left: there is no compiler."
+    for changed, words in (
+        ({"complete": False}, "is an incomplete run"),
+        ({"turns": {name: found[:1] for name, found in turns.items()}}, "lacks turns"),
+        ({"turns": {}}, "lacks turns"),
+        ({"seconds": "long"}, "seconds: Input should be"),
+        ({"turns": {OURS: [{"load": 1}]}}, "images_per_second: missing"),
+    ):
+        write_json(tmp_path / "broken.json", raced.to_json() | changed)
+        with pytest.raises(ConfigError, match=words):
+            read_raced(tmp_path / "broken.json")
 
 
 def test_a_file_that_is_no_race_is_refused(tmp_path: Path) -> None:

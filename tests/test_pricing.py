@@ -215,8 +215,12 @@ def test_passes_in_which_both_took_turns_are_compared_pass_by_pass(tmp_path: Pat
     """A machine that is twice as slow in some passes makes both intervals wide, and leaves the quotients alone."""
     slow = [1.0, 2.0, 1.0, 2.0, 1.0, 1.5, 1.2]
     rows = [
-        row(p50_ms=estimate(500, 440, 900), process_p50_ms=[440 * one for one in slow]),
-        row("g/14", p50_ms=estimate(1200, 1000, 2000), process_p50_ms=[1000 * one for one in slow[:-1]] + [1250]),
+        row(images_per_second=estimate(2, 1.1, 2.3), process_images_per_second=[1000 / 440 / one for one in slow]),
+        row(
+            "g/14",
+            images_per_second=estimate(0.8, 0.5, 1.0),
+            process_images_per_second=[1 / one for one in slow[:-1]] + [1 / 1.25],
+        ),
     ]
     (machine,) = price_machines([measured(tmp_path / "a.json", rows)], [])
     (claim,) = claims_of(machine, read_accuracies())

@@ -25,6 +25,7 @@ from benchmarks.latency.result import read_all
 from benchmarks.words import places
 from sovit.commands.result import Result
 from sovit.errors import ConfigError
+from sovit.jsonio import must_be_writable
 
 _FORMS: Final[dict[str, Callable[[Report], str]]] = {
     ".html": to_html,
@@ -38,6 +39,7 @@ def cost(arguments: argparse.Namespace) -> Result:
     out: Path | None = arguments.out
     if out is not None and out.suffix not in _FORMS:
         raise ConfigError(f"--out {out} must end in {', '.join(_FORMS)}.")
+    must_be_writable(out)
     given = [parse_price(text) for text in arguments.price]
     files = read_all(arguments.results)
     _refuse_useless(given, machines_of(files))

@@ -11,7 +11,6 @@ from benchmarks.cost.claim_section import claim_blocks
 from benchmarks.cost.markdown import table_of
 from benchmarks.cost.naming import in_words, percent
 from benchmarks.cost.pricing import AGAINST, claims_of, machine_hours, price_machines
-from benchmarks.intervals import ratio
 from benchmarks.latency.result import Measured, Row
 from benchmarks.words import number, pixels, plural
 from sovit.config import variant_config
@@ -21,18 +20,19 @@ from sovit.errors import ConfigError
 _METRIC: Final = "probe"
 
 
-def headline(measured: Measured, claimed: Measured, accuracies: Accuracies) -> str:
-    """The claim in words and by pairings, from `claimed`, and one line for each shape, from `measured`.
+def headline(measured: Measured, accuracies: Accuracies) -> str:
+    """The claim in words and by pairings, and one line for each shape.
 
-    Raises `ConfigError` for results that are not to be published.
+    Raises `ConfigError` for a result that is not to be published, or whose rows do not stand in one table.
     """
-    for one in (measured, claimed):
-        if one.flaws:
-            raise ConfigError(f"{one.file} is not to be published: {'; '.join(one.flaws)}.")
-    (machine,) = price_machines([claimed], [])
-    claim = [block for block in claim_blocks(claims_of(machine, accuracies)) if not isinstance(block, Heading)]
+    if measured.flaws:
+        raise ConfigError(f"{measured.file} is not to be published: {'; '.join(measured.flaws)}.")
+    machines = price_machines([measured], [])
+    if len(machines) > 1 or len({(row.image_size, row.batch, row.threads) for row in measured.rows}) > 1:
+        raise ConfigError(f"{measured.file} has rows of several machines, image sizes or batches: no single table.")
+    claim = [block for block in claim_blocks(claims_of(machines[0], accuracies)) if not isinstance(block, Heading)]
     shown = [table_of(block) if isinstance(block, Table) else str(block) for block in claim]
-    return "\n\n".join([*shown, table_of(_table(measured, accuracies)), _below([measured, claimed])])
+    return "\n\n".join([*shown, table_of(_table(measured, accuracies)), _below(measured)])
 
 
 def _table(measured: Measured, accuracies: Accuracies) -> Table:
@@ -49,7 +49,7 @@ def _table(measured: Measured, accuracies: Accuracies) -> Table:
                 Cell("") if row is None else in_words(row.p50_ms),
                 Cell("") if row is None else Cell(f"{number(row.p90_ms.value)}, {number(row.p99_ms.value)}"),
                 Cell("") if row is None else Cell(number(machine_hours(row.images_per_second).value)),
-                Cell("") if row is None or against is None else Cell(number(ratio(row.p50_ms, against.p50_ms).value)),
+                Cell("") if row is None or against is None else Cell(number(_share(row, against))),
             ]
         published = accuracies.of(variant, image_size, _METRIC)
         rows.append([*cells, Cell(percent(published.value) if published else "")])
@@ -64,9 +64,13 @@ def _table(measured: Measured, accuracies: Accuracies) -> Table:
     return Table(_caption(measured), (*columns, ("top-1, %", True)), rows)
 
 
+def _share(row: Row, against: Row) -> float:
+    return against.images_per_second.value / row.images_per_second.value
+
+
 def _fastest(rows: Sequence[Row], precision: str) -> list[Row]:
     """The row of each model in its fastest runtime."""
-    ordered = sorted((row for row in rows if row.precision == precision), key=lambda row: -row.p50_ms.value)
+    ordered = sorted((row for row in rows if row.precision == precision), key=lambda row: row.images_per_second.value)
     return list({row.variant: row for row in ordered}.values())
 
 
@@ -78,15 +82,14 @@ def _caption(measured: Measured) -> str:
         f"One image at a time at {pixels(rows[0].image_size)} on {plural(measured.conditions.cores, 'core')} of "
         f"{measured.conditions.processor}, {plural(settings.threads, 'thread')}, in the faster of {runtimes}; "
         f"{min(counts):,} to {max(counts):,} runs of each in {plural(settings.processes, 'fresh process')}, in "
-        "brackets the 95 % interval. Machine-hours are for a million images. Weights are random, which costs the same; "
-        "top-1 is published for ImageNet-1k with a linear probe, in full precision."
+        "brackets the 95 % interval. Machine-hours are for a million images, at the mean time. Weights are random, "
+        "which costs the same; top-1 is published for ImageNet-1k with a linear probe, in full precision."
     )
 
 
-def _below(files: Sequence[Measured]) -> str:
-    links = " and ".join(f"[{one.file}](benchmarks/results/{one.file})" for one in files)
-    missing = "".join(f" Not measured: {failed}" for one in files for failed in one.failed)
+def _below(measured: Measured) -> str:
+    missing = "".join(f" Not measured: {failed}" for failed in measured.failed)
     return (
-        f"Measured {files[0].conditions.time[:10]}: {links} have every runtime, memory, load times, cosines and "
-        f"conditions.{missing}"
+        f"Measured {measured.conditions.time[:10]}: [{measured.file}](benchmarks/results/{measured.file}) has every "
+        f"runtime, memory, load times, cosines and conditions.{missing}"
     )

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from benchmarks.cost.blocks import Cell
 from benchmarks.cost.pareto import Front
 from benchmarks.cost.prices import Price
 from benchmarks.cost.pricing import Line, Machine
 from benchmarks.intervals import Estimate
+from benchmarks.latency.exports import QUANTISED
 from benchmarks.latency.result import Row
 from benchmarks.words import TO, number, pixels, plural, with_interval
 
 T = TypeVar("T")
-
-# Published accuracies are of full-precision weights: these precisions may have lost some of it.
-_QUANTISED: Final = ("int8", "fp8")
 
 
 def lines_of(machine: Machine, one: Front) -> list[Line]:
@@ -55,8 +53,8 @@ def _series_name(runtime: str, precision: str, batch: int, threads: int) -> str:
 
 
 def quantised(row: Row) -> bool:
-    """Whether the published accuracy may not be all its own."""
-    return row.precision.startswith(_QUANTISED)
+    """Whether the published accuracy, which is of full-precision weights, may not be all its own."""
+    return row.precision in QUANTISED
 
 
 def cost_of(line: Line) -> Estimate:

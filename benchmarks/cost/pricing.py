@@ -133,13 +133,10 @@ def claims_of(machine: Machine, accuracies: Accuracies) -> list[Claim]:
 
 
 def _share(one: Line, other: Line) -> tuple[Estimate, int]:
-    """Pass by pass where both were measured in turns often enough, else of the two estimates.
-
-    In the same batch on one machine the share of the cost is that of p50.
-    """
-    ones, others = one.row.process_p50_ms, other.row.process_p50_ms
-    if one.file == other.file and len(ones) == len(others) and (found := paired_ratio(ones, others)):
-        return found, len(ones)
+    """Pass by pass where both were measured in turns often enough, else of the two estimates."""
+    ours, theirs = one.row.process_images_per_second, other.row.process_images_per_second
+    if one.file == other.file and len(ours) == len(theirs) and (found := paired_ratio(theirs, ours)):
+        return found, len(ours)
     return ratio(one.machine_hours, other.machine_hours), 0
 
 

@@ -123,6 +123,7 @@ def _differences(a: Measured, b: Measured) -> list[Difference]:
         ("threads", a.settings.threads, b.settings.threads, False),
         ("processes", a.settings.processes, b.settings.processes, False),
         ("rounds", a.settings.rounds, b.settings.rounds, False),
+        ("seconds", f"{a.settings.seconds:g}", f"{b.settings.seconds:g}", False),
         ("Python", one.python, other.python, False),
         ("sovit", one.sovit, other.sovit, False),
         *(

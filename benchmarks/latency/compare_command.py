@@ -12,6 +12,7 @@ from rich.text import Text
 from benchmarks.latency.compare import Comparison
 from benchmarks.latency.compare import compare as compare_measured
 from benchmarks.latency.result import read_all
+from benchmarks.words import number
 from sovit.commands.result import Result
 
 
@@ -40,8 +41,8 @@ def _compare_text(found: Comparison) -> Group:
     for change in found.changes:
         table.add_row(
             Text(str(change.row)),
-            f"{change.a_ms.value:,.2f}",
-            f"{change.b_ms.value:,.2f}",
+            number(change.a_ms.value),
+            number(change.b_ms.value),
             f"{change.ratio.value:.3f}",
             f"{change.ratio.low:.3f} to {change.ratio.high:.3f}",
             Text(f"{change.verdict}{f' ({change.note})' if change.note else ''}", style=styles.get(change.verdict, "")),

@@ -20,7 +20,7 @@ from sovit.client import ModelInfo
 from sovit.commands.images import read_key
 from sovit.commands.result import EXIT_INTERRUPTED, Result
 from sovit.errors import EXIT_FAILED, ConfigError
-from sovit.jsonio import write_json
+from sovit.jsonio import must_be_writable, write_json
 
 SCHEMA_VERSION: Final = 1
 DEFAULT_LIMIT_MS: Final = 1000.0
@@ -51,10 +51,7 @@ def load(arguments: argparse.Namespace) -> Result:
             "made-up ones do not show."
         )
     photographs = photographs_in(arguments.images)
-    if arguments.out:
-        if arguments.out.is_dir():
-            raise ConfigError(f"--out {arguments.out} is a folder; give a file.")
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    must_be_writable(arguments.out)
     facts = _facts(plan, photographs, look(plan.target, photographs.contents[0]))
     telling = Telling()
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,16 +26,19 @@ from benchmarks.arguments import parse, parser_of, run
 from benchmarks.conditions import conditions
 from benchmarks.latency.exports import artifact_of, checkpoint_of
 from benchmarks.load.loops import jpeg_files
-from benchmarks.peers.race import BATCHES, CONCURRENCIES, FLOORS, PEERS, Contest, race
+from benchmarks.peers.race import BATCHES, CONCURRENCIES, FLOORS, PEERS, Contest, Taken, race
 from benchmarks.peers.result import TITLES, Raced, Standing, rows_of
 from benchmarks.words import plural
+from sovit.artifact import open_artifact
+from sovit.commands.result import EXIT_INTERRUPTED
 from sovit.config import parse_image_size
-from sovit.errors import ConfigError
+from sovit.cores import available_cores
+from sovit.errors import EXIT_FAILED, ConfigError
 from sovit.jsonio import write_json
 from sovit.machine import package_version
 
-# The same engine in the same way as the peers have it: one ONNX Runtime thread on each of two cores.
-OUR_OPTIONS: Final = ("--runtime", "onnxruntime", "--threads", "1", "--lanes", "2")
+# The same engine in the same way as the peers have it: one ONNX Runtime thread on each core.
+OUR_OPTIONS: Final = ("--runtime", "onnxruntime", "--threads", "1", "--lanes", str(available_cores()))
 _IMAGES: Final = 16  # few enough that every turn goes through all of them many times
 
 
@@ -46,8 +50,8 @@ def main() -> int:
     arguments, given = parse(parser)
     if arguments.images is None:
         raise ConfigError("the peers need photographs: --images FOLDER with JPEG files.")
-    found = jpeg_files(arguments.images)
-    images = found[:: -(-len(found) // _IMAGES)]
+    files = jpeg_files(arguments.images)
+    images = files[:: -(-len(files) // _IMAGES)]
     before: dict[str, Any] = conditions()
     before["peers"] = {name: package_version(name) for name in (*PEERS.values(), "uvloop", "httptools")}
     console = Console(stderr=True)
@@ -60,19 +64,27 @@ def main() -> int:
             seconds=arguments.seconds,
             options=given or OUR_OPTIONS,
         )
-        turns = race(contest, arguments.rounds, partial(console.print, highlight=False, markup=False))
-    raced = Raced(
-        target=arguments.artifact.name if checkpoint is None else str(arguments.artifact),
-        conditions=before,
-        serve_options=" ".join(contest.options),
-        seconds=arguments.seconds,
-        images=[path.name for path in images],
-        turns=turns,
-    )
+
+        def raced(taken: Taken) -> Raced:
+            return Raced(
+                target=open_artifact(artifact).manifest.name,
+                conditions=before,
+                serve_options=" ".join(contest.options),
+                seconds=arguments.seconds,
+                images=[path.name for path in images],
+                **vars(taken),
+            )
+
+        def keep(taken: Taken) -> None:
+            if arguments.out:
+                with suppress(OSError):  # a full disk may have room again at the end
+                    write_json(arguments.out, raced(taken).to_json())
+
+        found = raced(race(contest, arguments.rounds, partial(console.print, highlight=False, markup=False), keep))
     if arguments.out:
-        write_json(arguments.out, raced.to_json())
-    Console().print(Group(*tables(raced)))
-    return 0
+        write_json(arguments.out, found.to_json())
+    Console().print(Group(*tables(found)))
+    return EXIT_INTERRUPTED if not found.complete else EXIT_FAILED if found.failed else 0
 
 
 def _target(target: Path, image_size: str, scratch: Path) -> tuple[Path, Path | None]:
@@ -85,7 +97,7 @@ def _target(target: Path, image_size: str, scratch: Path) -> tuple[Path, Path | 
 
 def tables(raced: Raced) -> list[Any]:
     """Servers under the most clients and under one, empty ones, and engines in batches and alone."""
-    parts: list[Any] = []
+    parts: list[Any] = [Text(f"{mark[0].upper()}{mark[1:]}.", style="bold red") for mark in raced.cautions]
     for clients in reversed(CONCURRENCIES):
         parts.append(_table(f"Servers, {plural(clients, 'client')}", raced.place_of(raced.servers, clients)))
     most = CONCURRENCIES[-1]

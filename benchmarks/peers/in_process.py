@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import psutil
 
 from benchmarks.opening import open_any
-from benchmarks.process import first_to_go, peak_memory
+from benchmarks.process import first_to_go
 from sovit.artifact import read_manifest
 from sovit.predict import Predictor
 
@@ -49,7 +50,8 @@ def main() -> None:
     images = [Path(path).read_bytes() for path in job.images]
     embedding_D = predictor.embed(images[:1])[0]
     found = [_measure(predictor, cycle(images), batch, job.seconds) for batch in job.batches]
-    print(json.dumps({"embedding": embedding_D.tolist(), "batches": found, "memory_bytes": peak_memory()}), flush=True)
+    resident = psutil.Process().memory_info().rss
+    print(json.dumps({"embedding": embedding_D.tolist(), "batches": found, "memory_bytes": resident}), flush=True)
 
 
 def _measure(predictor: Predictor, images: Iterator[bytes], batch: int, seconds: float) -> dict[str, Any]:

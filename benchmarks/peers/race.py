@@ -25,7 +25,7 @@ from benchmarks.peers.in_process import Job
 from benchmarks.peers.server import cpu_seconds, require_near, require_same, started, tree
 from benchmarks.process import run_child
 from sovit.cores import available_cores
-from sovit.errors import ServiceError
+from sovit.errors import ConfigError, ServiceError
 from sovit.predict import Predictor, load_artifact
 from sovit.process import free_port
 
@@ -84,26 +84,47 @@ def contestants(contest: Contest) -> list[str]:
     return [OURS, *PEERS, *FLOORS, *engines]
 
 
-def race(contest: Contest, rounds: int, tell: Callable[[str], None]) -> dict[str, list[Turn]]:
-    """The turns of each.
+@dataclass
+class Taken:
+    """The turns of each so far, why some had to leave, and whether all rounds were held."""
 
-    Raises `ServiceError` when one does not start, gives another embedding, or fails a request.
+    turns: dict[str, list[Turn]]
+    failed: dict[str, str]
+    complete: bool = False
+
+
+def race(
+    contest: Contest, rounds: int, tell: Callable[[str], None], keep: Callable[[Taken], object] = lambda taken: None
+) -> Taken:
+    """The turns of each, handed to `keep` after every round; Ctrl-C ends with what there is.
+
+    One that does not start, gives another embedding or fails a request leaves, and the others go on.
     """
     predictor = load_artifact(contest.artifact, runtime="onnxruntime", threads=1)
     expected_D = predictor.embed(contest.images[:1])[0]
     names = contestants(contest)
-    turns: dict[str, list[Turn]] = {name: [] for name in names}
-    for number in range(rounds):
-        cut = number % len(names)
-        for name in names[cut:] + names[:cut]:
-            found = (
-                _engine_turns(name, contest, expected_D)
-                if name in ENGINES
-                else _server_turns(name, contest, predictor, expected_D)
-            )
-            turns[name] += found
-            tell(f"round {number + 1}, {name}: {found[-1].images_per_second:,.1f} images/s")
-    return turns
+    taken = Taken({name: [] for name in names}, {})
+    try:
+        for number in range(rounds):
+            cut = number % len(names)
+            for name in (one for one in names[cut:] + names[:cut] if one not in taken.failed):
+                try:
+                    found = (
+                        _engine_turns(name, contest, expected_D)
+                        if name in ENGINES
+                        else _server_turns(name, contest, predictor, expected_D)
+                    )
+                except (ConfigError, ServiceError) as error:
+                    taken.failed[name] = str(error)
+                    tell(f"round {number + 1}, {name} leaves: {error}")
+                    continue
+                taken.turns[name] += found
+                tell(f"round {number + 1}, {name}: {found[-1].images_per_second:,.1f} images/s")
+            keep(taken)
+        taken.complete = True
+    except KeyboardInterrupt:
+        tell("interrupted: the turns that were held are kept")
+    return taken
 
 
 def command_of(name: str, contest: Contest) -> Command:

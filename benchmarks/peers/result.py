@@ -6,20 +6,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+
+from pydantic import ConfigDict
 
 from benchmarks.intervals import Estimate, ranks
 from benchmarks.peers.race import BATCHES, CONCURRENCIES, ENGINES, FLOORS, Turn
 from benchmarks.words import places, with_interval
 from sovit.errors import ConfigError
-from sovit.jsonio import read_json
+from sovit.jsonio import STRICT, from_dict, read_json
 
 SCHEMA_VERSION: Final = 1
+_LABELS: Final = ("benchmark", "schema_version")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Raced:
     """What came out. `images` are the names of the photographs, `seconds` the length of a turn under one load."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     target: str
     conditions: dict[str, Any]
@@ -27,6 +32,14 @@ class Raced:
     seconds: float
     images: list[str]
     turns: dict[str, list[Turn]]
+    failed: dict[str, str]
+    complete: bool
+
+    @property
+    def cautions(self) -> list[str]:
+        """What is missing."""
+        cut = [] if self.complete else ["an incomplete run: it was interrupted"]
+        return [*cut, *(f"{name} left: {reason}" for name, reason in self.failed.items())]
 
     def to_json(self) -> dict[str, Any]:
         """As the file has it."""
@@ -34,7 +47,7 @@ class Raced:
 
     def place_of(self, names: Sequence[str], load: int) -> list[Standing]:
         """Those names under one load, the most images in a second first."""
-        taken = {name: [turn for turn in self.turns[name] if turn.load == load] for name in names}
+        taken = {name: found for name in names if (found := [one for one in self.turns[name] if one.load == load])}
         rates = [_spread([turn.images_per_second for turn in found]) for found in taken.values()]
         # Of their inverses the least come first.
         found = [
@@ -47,13 +60,13 @@ class Raced:
 
     @property
     def servers(self) -> list[str]:
-        """All that serve the artifact."""
-        return [name for name in self.turns if name not in ENGINES and name not in FLOORS]
+        """All that serve the artifact, and had a turn."""
+        return [name for name, turns in self.turns.items() if turns and name not in ENGINES and name not in FLOORS]
 
     @property
     def engines(self) -> list[str]:
         """All that ran in process."""
-        return [name for name in self.turns if name in ENGINES]
+        return [name for name, turns in self.turns.items() if turns and name in ENGINES]
 
 
 @dataclass(frozen=True)
@@ -76,8 +89,13 @@ def read_raced(path: Path) -> Raced:
     data = read_json(path)
     if not isinstance(data, dict) or (data.get("benchmark"), data.get("schema_version")) != ("peers", SCHEMA_VERSION):
         raise ConfigError(f"{path} is no result of `python -m benchmarks.peers` of schema_version {SCHEMA_VERSION}.")
-    fields = {name: data[name] for name in ("target", "conditions", "serve_options", "seconds", "images")}
-    return Raced(**fields, turns={name: [Turn(**turn) for turn in turns] for name, turns in data["turns"].items()})
+    found = from_dict(Raced, {name: value for name, value in data.items() if name not in _LABELS}, str(path))
+    if not found.complete:
+        raise ConfigError(f"{path} is an incomplete run, not to be published: it was interrupted.")
+    for names, loads in ((found.servers, CONCURRENCIES), (found.engines, BATCHES)):
+        if not names or any({turn.load for turn in found.turns[name]} != {*loads} for name in names):
+            raise ConfigError(f"{path} lacks turns: a server and an engine must have one at least under each load.")
+    return found
 
 
 def rows_of(standings: Sequence[Standing]) -> list[list[str]]:
@@ -112,6 +130,7 @@ def in_markdown(raced: Raced) -> str:
         _markdown("server", raced.place_of(raced.servers, clients)),
         f"In process, without a server, in batches of {batch}:",
         _markdown("engine", raced.place_of(raced.engines, batch)),
+        *(f"Not in the tables: {caution}" for caution in raced.cautions),
     ]
     return "\n\n".join(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -12,12 +13,17 @@ from benchmarks.conditions import conditions
 from benchmarks.scenarios.loadgen import Scenario, run_scenario
 from sovit.artifact import open_artifact
 from sovit.commands.result import Result, aligned
-from sovit.jsonio import write_json
+from sovit.errors import ConfigError
+from sovit.jsonio import must_be_writable, write_json
 from sovit.runtime.open import open_lanes, setting_for
 
 
 def scenario(arguments: argparse.Namespace) -> Result:
     """Run one scenario on an artifact."""
+    must_be_writable(arguments.out)
+    for name in ("threads", "max_batch"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least 1.")
     artifact = open_artifact(arguments.artifact)
     setting = setting_for(artifact, runtime=arguments.runtime, threads=arguments.threads or 0, lanes=1)
     asked = Scenario(
@@ -30,14 +36,13 @@ def scenario(arguments: argparse.Namespace) -> Result:
         seed=arguments.seed,
     )
     before = conditions()
-    runtime = open_lanes(artifact, setting)[0]
     images, _ = artifact.reference()
-    with Console(stderr=True).status(f"{asked.name}, at least {asked.min_seconds:g} s"):
+    label = f"{asked.name}, at least {asked.min_seconds:g} s"
+    with closing(open_lanes(artifact, setting)[0]) as runtime, Console(stderr=True).status(label):
         for _ in range(3):
             runtime.run(images[: asked.max_batch])
             runtime.run(images[:1])
         outcome = run_scenario(runtime, images, asked)
-    runtime.close()
     data: dict[str, Any] = {
         "benchmark": "scenario",
         "artifact": artifact.manifest.name,

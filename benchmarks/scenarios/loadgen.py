@@ -10,6 +10,7 @@ not been submitted, reviewed or audited.
 
 from __future__ import annotations
 
+import math
 import queue
 import re
 import tempfile
@@ -31,6 +32,7 @@ ScenarioName = Literal["single-stream", "offline", "server"]
 SAMPLES: Final = 1024  # images in the set that queries are drawn from
 _SUMMARY: Final = re.compile(r"^(?P<name>[^:\n]+?)\s*: (?P<value>[^\n]+)$", re.MULTILINE)
 _MS: Final = 1e-6  # of a ns
+_MOST_SEED: Final = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +49,17 @@ class Scenario:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.name in ("server", "offline") and self.rate <= 0:
+        if self.name in ("server", "offline") and not 0 < self.rate < math.inf:
             raise ConfigError(
                 f"the scenario {self.name} needs --rate, in images a second (offline: about what you expect)."
             )
         if not 0 < self.percentile < 100:
             raise ConfigError(f"percentile is {self.percentile}, it must lie between 0 and 100.")
         for field in ("min_seconds", "min_queries", "limit_ms", "max_batch"):
-            if getattr(self, field) <= 0:
-                raise ConfigError(f"{field} is {getattr(self, field)}, it must be above 0.")
+            if not 0 < getattr(self, field) < math.inf:
+                raise ConfigError(f"{field} is {getattr(self, field)}, it must be above 0, and finite.")
+        if not 0 <= self.seed < _MOST_SEED:
+            raise ConfigError(f"seed is {self.seed}, it must lie in 0..{_MOST_SEED - 1}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import require_turns, run
 from benchmarks.conditions import conditions
 from benchmarks.latency.child import measure
 from benchmarks.load.loops import Load, Target, closed_loop, open_loop
 from benchmarks.scenarios.loadgen import Scenario, run_scenario
-from sovit.jsonio import write_json
+from sovit.errors import ServiceError
+from sovit.jsonio import must_be_writable, write_json
 from sovit.preprocess import Images
 
 IN_PROCESS_SECONDS: Final = 0.01
@@ -39,6 +41,7 @@ SERVER_SECONDS: Final = 0.1
 _IMAGES: Final[NDArray[np.uint8]] = np.zeros((16, 8, 8, 3), np.uint8)
 _REPLY: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-npy\r\ncontent-length: 2\r\n\r\nok"
 _CLIENTS: Final = 8
+_PATIENCE_SECONDS: Final = 30.0
 _RATES: Final = (10.0, 50.0, 200.0)
 
 
@@ -97,8 +100,18 @@ def over_http(seconds: float) -> list[Added]:
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     server = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
     server.start()
+    theirs.close()  # the server has its own end, and with this one open nobody would learn that it died
+
+    def told() -> Any:
+        if not ours.poll(_PATIENCE_SECONDS):
+            raise ServiceError(f"the server of known times did not answer within {_PATIENCE_SECONDS:g} s.")
+        try:
+            return ours.recv()
+        except EOFError as error:
+            raise ServiceError("the server of known times ended before its time.") from error
+
     try:
-        target = Target(url=f"http://127.0.0.1:{ours.recv()}")
+        target = Target(url=f"http://127.0.0.1:{told()}")
         loads: list[tuple[str, Any]] = [
             (f"load, {_CLIENTS} clients", partial(closed_loop, target, [b"image"], concurrency=_CLIENTS)),
             *((f"load, {rate:g} a second", partial(open_loop, target, [b"image"], rate=rate)) for rate in _RATES),
@@ -106,12 +119,12 @@ def over_http(seconds: float) -> list[Added]:
         found = []
         for name, load in loads:
             ours.send("forget")
-            ours.recv()
+            told()
             came: Load = load(seconds=seconds)
             ours.send("tell")
-            assert came.p50_ms is not None
-            assert came.failures == 0
-            found.append(Added(benchmark=name, own_ms=ours.recv(), said_ms=came.p50_ms))
+            if came.p50_ms is None or came.failures:
+                raise ServiceError(f"{name}: {came.failures} of {came.offered} requests failed: {came.statuses}.")
+            found.append(Added(benchmark=name, own_ms=told(), said_ms=came.p50_ms))
         return found
     finally:
         server.kill()
@@ -160,6 +173,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load (default: %(default)g)")
     parser.add_argument("--out", type=Path, help="write the result as JSON there")
     arguments = parser.parse_args(words)
+    require_turns(arguments.rounds, arguments.seconds)
+    must_be_writable(arguments.out)
     before = conditions()
     found = [*in_process(arguments.rounds), *over_http(arguments.seconds)]
     table = Table("benchmark", "work ms", "said ms", "added %")
@@ -173,4 +188,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -100,7 +100,10 @@ def _add_costing(benches: Any) -> None:
     costing.set_defaults(run=in_checkout("benchmarks.cost.command", "cost"))
     costing.add_argument("results", metavar="RESULT", nargs="+", type=Path, help="files that latency --out wrote")
     costing.add_argument(
-        "--prices", type=Path, metavar="FILE", help="your prices, before the published ones (benchmarks/prices.json)"
+        "--prices",
+        type=Path,
+        metavar="FILE",
+        help="your prices, before the published ones (benchmarks/cost/prices.json)",
     )
     costing.add_argument(
         "--price",
