@@ -47,7 +47,7 @@ class Raced:
 
     def place_of(self, names: Sequence[str], load: int) -> list[Standing]:
         """Those names under one load, the most images in a second first."""
-        taken = {name: found for name in names if (found := [one for one in self.turns[name] if one.load == load])}
+        taken = {name: [turn for turn in self.turns[name] if turn.load == load] for name in names if self.turns[name]}
         rates = [_spread([turn.images_per_second for turn in found]) for found in taken.values()]
         # Of their inverses the least come first.
         found = [
