@@ -103,23 +103,15 @@ def paired_ratio(ones: Sequence[float], others: Sequence[float]) -> Estimate | N
 
 
 def ranks(estimates: Sequence[Estimate]) -> list[tuple[int, int]]:
-    """The first and last place each may have, the least first: (2, 4) says that places 2 to 4 cannot be told apart.
+    """The first and last place each may have, the least first: (2, 4) is second to fourth.
 
-    Whoever overlaps shares its places, also through a third: when a overlaps b and b overlaps c, all three do.
+    Of two that overlap neither is before the other: their ranges overlap too.
     """
-    order = sorted(range(len(estimates)), key=lambda index: (estimates[index].low, estimates[index].high))
-    groups: list[list[int]] = []
-    reach = 0.0
-    for index in order:
-        if groups and estimates[index].low <= reach:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-        reach = max(reach, estimates[index].high)
-    found = [(0, 0)] * len(estimates)
-    place = 1
-    for group in groups:
-        for index in group:
-            found[index] = (place, place + len(group) - 1)
-        place += len(group)
-    return found
+    count = len(estimates)
+    return [
+        (
+            1 + sum(other.high < one.low for other in estimates),
+            count - sum(other.low > one.high for other in estimates),
+        )
+        for one in estimates
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +159,7 @@ def test_the_table_names_the_winner_even_where_it_is_not_ours(
     assert shown[-1] == "Not in the tables: torch.compile left: there is no compiler."
     for changed, words in (
         ({"complete": False}, "is an incomplete run"),
-        ({"turns": {name: found[:1] for name, found in turns.items()}}, "lacks turns"),
+        ({"turns": {name: [asdict(one) for one in found[:1]] for name, found in turns.items()}}, "lacks turns"),
         ({"turns": {}}, "lacks turns"),
         ({"seconds": "long"}, "seconds: Input should be"),
         ({"turns": {OURS: [{"load": 1}]}}, "images_per_second: missing"),

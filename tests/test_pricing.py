@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,9 @@ def test_ranks_by_hand() -> None:
 
     assert ranks([]) == []
     assert ranks([interval(5, 6), interval(1, 2), interval(3, 4)]) == [(3, 3), (1, 1), (2, 2)]
-    # The first two overlap, and so do the next two, through the third.
-    assert ranks([interval(1, 3), interval(2, 5), interval(4, 6), interval(7, 8)]) == [(1, 3), (1, 3), (1, 3), (4, 4)]
-    assert ranks([interval(1, 9), interval(2, 3), interval(8, 10)]) == [(1, 3)] * 3
+    # The first two overlap, and so do the next two, but the first is before the third.
+    assert ranks([interval(1, 3), interval(2, 5), interval(4, 6), interval(7, 8)]) == [(1, 2), (1, 3), (2, 3), (4, 4)]
+    assert ranks([interval(1, 9), interval(2, 3), interval(8, 10)]) == [(1, 3), (1, 2), (2, 3)]
     assert ranks([interval(1, 2), interval(2, 3)]) == [(1, 2), (1, 2)]  # touching is overlapping
 
 
@@ -63,15 +64,23 @@ def test_who_overlaps_is_not_ranked_and_who_is_ranked_is_apart(all_intervals: li
     found = ranks(all_intervals)
     for one, rank in zip(all_intervals, found, strict=True):
         for other, other_rank in zip(all_intervals, found, strict=True):
-            if one.low <= other.high and other.low <= one.high:
-                assert rank == other_rank
-            elif rank != other_rank:
-                assert (rank < other_rank) == (one.high < other.low)
-    assert sorted(place for first, last in set(found) for place in range(first, last + 1)) == list(
-        range(1, len(found) + 1)
-    )
-    for first, last in found:
-        assert found.count((first, last)) == last - first + 1
+            if one.high < other.low:
+                assert rank < other_rank
+                assert rank[1] <= other_rank[1]
+            elif one.low <= other.high:
+                assert rank[0] <= other_rank[1]
+                assert other_rank[0] <= rank[1]
+
+
+@given(st.lists(intervals, max_size=6))
+def test_a_range_of_places_holds_the_place_in_every_order_the_intervals_allow(all_intervals: list[Estimate]) -> None:
+    found = ranks(all_intervals)
+    for ends in itertools.product((0, 1), repeat=len(all_intervals)):
+        values = [(one.low, one.high)[end] for one, end in zip(all_intervals, ends, strict=True)]
+        for value, (first, last) in zip(values, found, strict=True):
+            below, alike = sum(other < value for other in values), values.count(value)
+            assert first <= below + alike
+            assert below + 1 <= last
 
 
 def test_the_published_prices_are_dated_and_cited() -> None:

@@ -162,7 +162,7 @@ def test_without_a_price_the_cost_is_blank_and_says_why(tmp_path: Path, capsys: 
     assert "The cost in US dollars is blank" in shown(result, capsys)
 
 
-def test_rows_that_overlap_share_their_places(tmp_path: Path) -> None:
+def test_rows_that_overlap_are_not_ranked(tmp_path: Path) -> None:
     rows = [row("S/16", 20), row("B/16", 70), row("L/16", 71), row("g/14", 1000)]
     _, text = run(tmp_path, rows, out=tmp_path / "report.md")
     table = [line.split(" | ")[:2] for line in text.splitlines() if re.match(r"\| \d", line)]
@@ -304,7 +304,7 @@ def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
         (estimate(2.89, 2.8, 2.95), Cell("2.89", "2.80–2.95")),  # noqa: RUF001
         (estimate(12345.6, 12000.0, 13000.0), Cell("12,346", "12,000–13,000")),  # noqa: RUF001
         (estimate(0.0123456, 0.012, 0.013), Cell("0.0123", "0.0120–0.0130")),  # noqa: RUF001
-        (estimate(100.0, 99.98, 100.02), Cell("100", "99.98–100.02")),  # noqa: RUF001
+        (estimate(100.0, 99.98, 100.02), Cell("100.00", "99.98–100.02")),  # noqa: RUF001
         (estimate(5.0, 5.0, 5.0), Cell("5.00", "5.00–5.00")),  # noqa: RUF001
     ],
 )

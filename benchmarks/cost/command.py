@@ -76,7 +76,7 @@ def _machine_table(machine: Machine, series: Sequence[str]) -> Table:
         low, high = machine.price.usd_per_hour.low, machine.price.usd_per_hour.high
         titles = [f"USD/M at {usd:g}/h" for usd in dict.fromkeys((low, high))]
     table = Table(
-        title=f"A million images (M) on {machine.name}", caption="rows whose intervals overlap share their places"
+        title=f"A million images (M) on {machine.name}", caption="rows whose intervals overlap are not ranked"
     )
     spread = ["interval"] if len(titles) == 1 else []
     for name in ("place", "model", "runtime", "p50 ms", *titles, *spread):

@@ -110,7 +110,7 @@ def machine_table(machine: Machine) -> Table:
     return Table(
         f"{'US dollars' if price else 'Machine-hours'} are for a million images, GFLOPs for one. "
         f"{f'All rows: {common}. ' if common else ''}"
-        "Beside or below a value its 95 % interval; rows whose intervals overlap share their places.",
+        "Beside or below a value its 95 % interval; rows whose intervals overlap are not ranked.",
         tuple((title, numeric) for title, numeric, _ in columns),
         [[cells[index] for _, _, cells in columns] for index in range(len(lines))],
     )

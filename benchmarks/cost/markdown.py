@@ -28,7 +28,7 @@ def to_markdown(report: Report) -> str:
                 parts.append(table_of(block))
             case str():
                 parts.append(_plain(block))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def table_of(table: Table) -> str:

@@ -37,8 +37,8 @@ def sources_and_method(report: Report) -> list[Block]:
                 "The machine is taken to be busy all the time with this one model: an hour in which it waits costs the "
                 "same and brings nothing. A processor's price is for all of its cores, however few threads a row used.",
                 "Times are the runtime's call alone, on images already decoded and resized; no HTTP.",
-                "Rows whose intervals overlap are not ranked: they share their places, also through a third row that "
-                "overlaps both.",
+                "Rows whose intervals overlap are not ranked. A row's places begin after all rows that are below it "
+                "beyond noise, and end before all above it.",
                 "A row is on a Pareto front when no other has at least its accuracy at a cost lower beyond noise, or a "
                 "higher accuracy at no higher cost. Only accuracies in the same metric are compared.",
                 "Accuracies are published ones, of trained weights in full precision. Costs do not depend on what the "

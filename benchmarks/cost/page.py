@@ -64,7 +64,7 @@ def _html_table(table: Table) -> str:
             text = f'<a href="{escape(cell.url)}">{escape(cell.text)}</a>' if cell.url else escape(cell.text)
             small = f"<small>{escape(cell.small)}</small>" if cell.small else ""
             cells.append(f"<td{_numeric(numeric)}>{text}{small}</td>")
-        # Rows that begin alike belong together: the same places, or the same metric.
+        # Rows that begin alike belong together, such as those of one metric.
         same = ' class="same"' if row[0].text == last else ""
         rows.append(f"<tr{same}>{''.join(cells)}</tr>")
         last = row[0].text

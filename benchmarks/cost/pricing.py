@@ -177,7 +177,7 @@ def _machine(name: str, names: Sequence[str], rows: Sequence[tuple[Row, str]], p
         )
         for (row, file), one, rank in zip(rows, hours, ranks(hours), strict=True)
     ]
-    lines.sort(key=lambda line: (line.rank, line.machine_hours.value, line.row.key))
+    lines.sort(key=lambda line: (line.machine_hours.value, line.row.key))
     example = "`--price '{}=USD_PER_HOUR'`".format(names[0].replace("`", ""))
     why = f"no price of {name} is known: give one with {example}, or a file with `--prices`."
     return Machine(name=name, price=price, no_price="" if price else why, lines=lines)

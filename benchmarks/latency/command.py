@@ -95,7 +95,7 @@ def _text(found: Measured) -> Group:
     marks = found.cautions
     note = (
         f"{plural(found.settings.threads, 'thread')}, {plural(found.settings.processes, 'process')}, "
-        f"{found.conditions.gpu or found.conditions.processor}; rows whose intervals overlap share their places"
+        f"{found.conditions.gpu or found.conditions.processor}; rows whose intervals overlap are not ranked"
     )
     groups: dict[tuple[tuple[int, int], int], list[Row]] = {}
     for row in found.rows:
@@ -112,7 +112,7 @@ def _table(title: str, rows: list[Row]) -> Table:
     for name in ("p50 ms", "95 %", "p90 ms", "p99 ms", "images/s", "of matmul", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     ranked = zip(ranks([row.p50_ms for row in rows]), rows, strict=True)
-    for rank, row in sorted(ranked, key=lambda pair: (pair[0], pair[1].p50_ms.value)):
+    for rank, row in sorted(ranked, key=lambda pair: pair[1].p50_ms.value):
         table.add_row(
             places(rank),
             Text(row.variant),

@@ -106,7 +106,7 @@ def tables(raced: Raced) -> list[Any]:
         parts.append(_table(f"In process, batch {batch}", raced.place_of(raced.engines, batch)))
     parts.append(
         Text(
-            "Medians, and what the rounds span; who overlaps shares places. Decoding is in all of them. Beyond are the "
+            "Medians, and what the rounds span; who overlaps is not ranked. Decoding is in all of them. Beyond are the "
             "CPU-ms of a request beyond decoding and inference."
         )
     )

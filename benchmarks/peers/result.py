@@ -56,7 +56,7 @@ class Raced:
                 ranks([rate.inverse(1) for rate in rates]), taken.items(), rates, strict=True
             )
         ]
-        return sorted(found, key=lambda one: (one.rank, -one.images_per_second.value))
+        return sorted(found, key=lambda one: -one.images_per_second.value)
 
     @property
     def servers(self) -> list[str]:
@@ -125,8 +125,9 @@ def in_markdown(raced: Raced) -> str:
     rounds = len(raced.turns[raced.servers[0]]) // len(CONCURRENCIES)
     parts = [
         f"{raced.target} on {conditions['cores']} cores of {conditions['processor']}, the same ONNX file and "
-        f"photographs, {clients} clients; decoding is in it. Medians of {rounds} rounds and what they span; whoever "
-        "overlaps shares places. CPU-ms are a request's, and of them what lies beyond decoding and inference.",
+        f"photographs, {clients} clients; decoding is in it. Medians of {rounds} rounds and what they span; who "
+        "overlaps is not ranked, and has a range of places. CPU-ms are a request's, and of them what lies beyond "
+        "decoding and inference.",
         _markdown("server", raced.place_of(raced.servers, clients)),
         f"In process, without a server, in batches of {batch}:",
         _markdown("engine", raced.place_of(raced.engines, batch)),

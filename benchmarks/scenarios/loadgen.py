@@ -89,7 +89,7 @@ def run_scenario(runtime: Runtime, images_BYXC: NDArray[np.uint8], scenario: Sce
     batch = 1 if scenario.name == "single-stream" else scenario.max_batch
     with (
         tempfile.TemporaryDirectory(prefix="sovit-loadgen-") as folder,
-        _system(lg, runtime, images_BYXC, batch) as sut,
+        _system(lg, runtime, images_BYXC, batch, at_once=scenario.name == "single-stream") as sut,
     ):
         output = lg.LogOutputSettings()
         output.outdir = folder
@@ -134,21 +134,31 @@ def read_summary(text: str, name: ScenarioName, *, images: int, batches: int) ->
 
 
 class _System:
-    """What is tested: a thread that runs what waits, up to a batch."""
+    """What is tested: a thread that runs what waits, up to a batch.
 
-    def __init__(self, lg: Any, runtime: Runtime, images_BYXC: NDArray[np.uint8], max_batch: int) -> None:
+    `at_once` runs an image in the load generator's own thread, which waits for it anyway: no other has to wake first.
+    """
+
+    def __init__(
+        self, lg: Any, runtime: Runtime, images_BYXC: NDArray[np.uint8], max_batch: int, *, at_once: bool
+    ) -> None:
         self.handle: Any = None
         self.batches = self.images = 0
         self.failure: Exception | None = None
         self._lg, self._runtime, self._images, self._max_batch = lg, runtime, images_BYXC, max_batch
+        self._at_once = at_once
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="system under test", daemon=True)
         self._thread.start()
 
     def issue(self, samples: list[Any]) -> None:
         """Called by the load generator."""
-        for sample in samples:
-            self._queue.put((sample.id, sample.index))
+        queries = [(sample.id, sample.index) for sample in samples]
+        if self._at_once:
+            self._answer(queries)
+            return
+        for query in queries:
+            self._queue.put(query)
 
     def stop(self) -> None:
         self._queue.put(None)
@@ -156,15 +166,18 @@ class _System:
 
     def _work(self) -> None:
         while (batch := self._take()) is not None:
-            try:
-                if self.failure is None:
-                    self._runtime.run(self._images[[index % len(self._images) for _, index in batch]])
-                    self.batches += 1
-                    self.images += len(batch)
-            except Exception as error:
-                self.failure = error
-            # Also after a failure: the load generator waits for every answer.
-            self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(one, 0, 0) for one, _ in batch])
+            self._answer(batch)
+
+    def _answer(self, batch: list[tuple[int, int]]) -> None:
+        try:
+            if self.failure is None:
+                self._runtime.run(self._images[[index % len(self._images) for _, index in batch]])
+                self.batches += 1
+                self.images += len(batch)
+        except Exception as error:
+            self.failure = error
+        # Also after a failure: the load generator waits for every answer.
+        self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(one, 0, 0) for one, _ in batch])
 
     def _take(self) -> list[tuple[int, int]] | None:
         first = self._queue.get()
@@ -181,8 +194,10 @@ class _System:
 
 
 @contextmanager
-def _system(lg: Any, runtime: Runtime, images_BYXC: NDArray[np.uint8], max_batch: int) -> Iterator[_System]:
-    system = _System(lg, runtime, images_BYXC, max_batch)
+def _system(
+    lg: Any, runtime: Runtime, images_BYXC: NDArray[np.uint8], max_batch: int, *, at_once: bool
+) -> Iterator[_System]:
+    system = _System(lg, runtime, images_BYXC, max_batch, at_once=at_once)
     flush: Callable[[], None] = lambda: None  # noqa: E731 - nothing is held back
     system.handle = lg.ConstructSUT(system.issue, flush)
     try:
