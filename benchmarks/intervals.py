@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES: Final = 1000
+# Fewer processes or rounds than this say nothing of how much a number differs from one to the next.
+LEAST_REPEATS: Final = 3
 _COVERED: Final = 0.95
 _LEVEL: Final = (2.5, 97.5)  # percent
 
@@ -102,12 +104,15 @@ def paired_ratio(ones: Sequence[float], others: Sequence[float]) -> Estimate | N
     return Estimate(float(np.median(quotients)), quotients[left_out], quotients[count - 1 - left_out])
 
 
-def ranks(estimates: Sequence[Estimate]) -> list[tuple[int, int]]:
+def ranks(estimates: Sequence[Estimate], repeats: int = LEAST_REPEATS) -> list[tuple[int, int]]:
     """The first and last place each may have, the least first: (2, 4) is second to fourth.
 
-    Of two that overlap neither is before the other: their ranges overlap too.
+    Of two that overlap neither is before the other: their ranges overlap too. So do all where there were too few
+    `repeats`, processes or rounds, for an interval to mean anything.
     """
     count = len(estimates)
+    if repeats < LEAST_REPEATS:
+        return [(1, count)] * count
     return [
         (
             1 + sum(other.high < one.low for other in estimates),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from tests.browser import OpenPage
     from tests.deployment import Bento
+
+# A shell that runs the tests in its background lets them ignore Ctrl-C, and some send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The machine is shared: a slow example is no failure.
 settings.register_profile("sovit", deadline=None, derandomize=True, max_examples=50)

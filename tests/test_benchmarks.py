@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 import benchmarks.latency.child
 import benchmarks.latency.exports
@@ -27,6 +28,7 @@ from benchmarks.intervals import Estimate, mean, percentiles
 from benchmarks.latency import products
 from benchmarks.latency.cases import Asked, Case, cases
 from benchmarks.latency.child import Timed, warm_up
+from benchmarks.latency.command import table_of
 from benchmarks.latency.energy import LEAST_SECONDS, measured_energy
 from benchmarks.latency.exports import artifact_of
 from benchmarks.latency.peaks import peak_flops
@@ -269,8 +271,8 @@ def test_what_cannot_be_meant_is_named_before_anything_is_exported(tmp_path: Pat
 
     with pytest.raises(ConfigError, match="is no artifact"):
         refused(str(tmp_path))
-    with pytest.raises(ConfigError, match="no variant is called"):
-        refused("nope")
+    with pytest.raises(ConfigError, match=r"there is no folder runs/nope, .* no variant is called"):
+        refused("runs/nope")
     with pytest.raises(ConfigError, match="need real photographs"):
         refused("mu/4", precisions=["int8"])
     with pytest.raises(ConfigError, match="no runtime is called 'onxruntime'"):
@@ -460,6 +462,27 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(
     for out, words in ((tmp_path / "no" / "a.json", "does not exist"), (tmp_path, "it is a folder")):
         assert main(["bench", "latency", str(exported.folder), "--out", str(out)]) == 2
         assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_more_threads_than_cores_and_a_file_to_keep_exports_in_are_refused(
+    exported: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = str(exported.folder / "manifest.json")
+    for more, words in ((["--threads", "100000"], "must be at most"), (["--keep", manifest], "is no folder")):
+        assert main(["bench", "latency", str(exported.folder), "--quick", *more]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_table_fits_eighty_columns(capsys: pytest.CaptureFixture[str], exported: Artifact) -> None:
+    (row,), _, _ = measure([case(exported)], replace(SETTINGS, batch=(1,)), lambda _: None)
+    wide = Estimate(12_345.6, 11_000.0, 13_000.0)
+    slow = replace(
+        row, variant="So150m-896/16", p50_ms=wide, p90_ms=wide, p99_ms=wide, peak_memory_bytes=23_500 * 10**6
+    )
+    Console(width=80).print(table_of("all", [row, slow]))
+    shown = capsys.readouterr().out
+    for words in ("So150m-896/16", f"{row.runtime} fp32", "11,000\u201313,000", "23,500"):
+        assert words in shown
 
 
 def test_the_same_artifact_twice_is_refused(exported: Artifact, tmp_path: Path) -> None:

@@ -225,6 +225,12 @@ def test_files_without_a_row_in_common(tmp_path: Path, capsys: pytest.CaptureFix
     json.dumps(result.data)
 
 
+def test_too_few_processes_give_no_verdict(tmp_path: Path) -> None:
+    a = measured(tmp_path / "a.json", [row(p50=400), row("g/14", 1000, processes=2)])
+    b = measured(tmp_path / "b.json", [row(p50=300, processes=1), row("g/14", 2000)])
+    assert [change.verdict for change in compare(a, b).changes] == ["too few processes"] * 2
+
+
 def broken(**changed: Any) -> dict[str, Any]:
     return {"rows": [row(**changed)]}
 
@@ -248,6 +254,9 @@ def broken(**changed: Any) -> dict[str, Any]:
         (broken(images_per_second=estimate(2.0, 1.0, float("inf"))), "rows.0.images_per_second.high: Input should be"),
         (broken(flops_per_image=0), "FLOPs above 0"),
         (broken(flops_per_image=float("nan")), "flops_per_image"),
+        (broken(image_size=[0, 0]), "an image size"),
+        (broken(process_images_per_second=[2.5, 0.0, 2.5]), "of the processes of So400m/14"),
+        (broken(process_p50_ms=[-1.0] * 3), "of the processes of So400m/14"),
         (broken(batch=0, images_per_second=estimate(2.5)), "must have a batch"),
     ],
 )

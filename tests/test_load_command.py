@@ -63,7 +63,7 @@ def text_of(result: Result) -> str:
 
 
 def test_a_rate_is_offered_and_the_result_says_under_which_conditions(images: Path, tmp_path: Path) -> None:
-    out = tmp_path / "new" / "load.json"
+    out = tmp_path / "load.json"
     with standing_in(service) as url:
         result = load(asked_for(url, images, rate=100.0, warmup_seconds=0.1, seed=7, out=out))
     data = json.loads(out.read_text())
@@ -194,7 +194,7 @@ def test_a_model_that_is_not_served_is_refused(images: Path) -> None:
         ({"slo_ms": 10.0, "percentile": 100.0}, "--percentile 100"),
         ({"rate": 1.0, "images": None}, "give --images FOLDER with photographs"),
         ({"rate": 1.0, "images": [Path("/nowhere")]}, "/nowhere does not exist"),
-        ({"rate": 1.0, "out": Path()}, "is a folder; give a file"),
+        ({"rate": 1.0, "out": Path()}, "it is a folder, or not yours to write"),
         ({"rate": 1.0, "url": "https://127.0.0.1"}, "http:// only"),
         ({"rate": 1.0, "url": "http://me:secret@127.0.0.1"}, "holds a user or a password"),
         ({"rate": 1.0, "url": "127.0.0.1:3000"}, "is no URL of a service"),
@@ -210,9 +210,12 @@ def test_bad_input_is_refused_in_a_sentence(images: Path, changes: dict[str, Any
 def test_folders_without_photographs_and_broken_ones_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no JPEG file in"):
         photographs_in([tmp_path])
-    (tmp_path / "broken.jpg").write_bytes(jpeg()[:20])
-    with pytest.raises(ConfigError, match=r"broken\.jpg is no photograph to send"):
-        photographs_in([tmp_path])
+    whole = jpeg((9, 9, 9), (64, 64))
+    (tmp_path / "a.jpg").write_bytes(whole)
+    for kept in (20, len(whole) * 3 // 4):  # without a header, and with one
+        (tmp_path / "broken.jpg").write_bytes(whole[:kept])
+        with pytest.raises(ConfigError, match=r"broken\.jpg is no photograph to send"):
+            photographs_in([tmp_path])
 
 
 def test_of_many_photographs_some_are_taken_at_even_distances(tmp_path: Path) -> None:

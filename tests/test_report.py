@@ -23,7 +23,7 @@ from benchmarks.cost.markdown import to_markdown
 from benchmarks.cost.naming import in_words
 from benchmarks.cost.page import to_html
 from benchmarks.cost.plots import Mark, linear_ticks, log_ticks, scatter
-from benchmarks.cost.prices import Price, parse_price, read_prices
+from benchmarks.cost.prices import PUBLISHED, Price, parse_price, read_prices
 from benchmarks.cost.report import build, to_json
 from benchmarks.intervals import Estimate
 from benchmarks.latency.result import read_measured
@@ -277,7 +277,7 @@ def test_a_users_price_file_comes_before_the_published_one(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("price", "said"),
     [
-        (["Intel Xeon=1"], "nothing ran on Intel Xeon; measured are AMD EPYC, 2 cores"),
+        (["Intel Xeon=1"], "nothing ran on Intel Xeon; what would fit is 'AMD EPYC, 2 cores=USD_PER_HOUR'"),
         (["AMD EPYC=-1"], "a number above 0"),
         (["AMD EPYC=1", "amd epyc=2"], "gives amd epyc two prices"),
     ],
@@ -285,6 +285,18 @@ def test_a_users_price_file_comes_before_the_published_one(tmp_path: Path) -> No
 def test_a_price_that_is_of_no_use_is_refused(tmp_path: Path, price: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         run(tmp_path, price=price)
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    path = result_file(tmp_path / "a.json", [row()])
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"a\.json is one of the files that are read"):
+        cost(argparse.Namespace(results=[path], price=[], prices=None, out=path))
+    prices = tmp_path / "prices.json"
+    prices.write_bytes(PUBLISHED.read_bytes())
+    with pytest.raises(ConfigError, match=r"prices\.json is one of the files that are read"):
+        cost(argparse.Namespace(results=[path], price=[], prices=prices, out=prices))
+    assert (path.read_bytes(), prices.read_bytes()) == (before, PUBLISHED.read_bytes())
 
 
 def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +113,22 @@ def test_the_command_writes_what_it_found(
     assert "MLPerf" not in capsys.readouterr().out
     assert main(["bench", "scenario", "server", str(exported.folder)]) == 2
     assert "needs --rate" in capsys.readouterr().err
+    assert main([*words, "--threads", "100000"]) == 2
+    assert "--threads 100000 must be at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["single-stream"], ["offline", "--rate", "1000"], ["server", "--rate", "50"]])
+def test_ctrl_c_ends_it_at_once_and_leaves_nothing(exported: Artifact, tmp_path: Path, more: list[str]) -> None:
+    words = [sys.executable, "-m", "sovit", "bench", "scenario", *more, str(exported.folder), "--seconds", "600"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("sovit-loadgen-*/*/*")):  # the load generator has opened its logs
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the child gets it too
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().endswith("interrupted.")
+    assert not list(tmp_path.glob("sovit-loadgen-*"))

@@ -37,23 +37,27 @@ _FORMS: Final[dict[str, Callable[[Report], str]]] = {
 def cost(arguments: argparse.Namespace) -> Result:
     """Join measured latency with prices and published accuracy, print it, and write a report where one is asked for."""
     out: Path | None = arguments.out
-    if out is not None and out.suffix not in _FORMS:
+    if out is not None and out.suffix.lower() not in _FORMS:
         raise ConfigError(f"--out {out} must end in {', '.join(_FORMS)}.")
     must_be_writable(out)
+    for path in filter(None, (*arguments.results, arguments.prices)):
+        if out is not None and out.exists() and path.exists() and out.samefile(path):
+            raise ConfigError(f"--out {out} is one of the files that are read: name another.")
     given = [parse_price(text) for text in arguments.price]
     files = read_all(arguments.results)
     _refuse_useless(given, machines_of(files))
     prices = [*given, *(read_prices(arguments.prices) if arguments.prices else ()), *read_prices()]
     found = build(files, prices, read_accuracies())
     if out is not None:
-        out.write_text(_FORMS[out.suffix](found), encoding="utf-8")
+        out.write_text(_FORMS[out.suffix.lower()](found), encoding="utf-8")
     return Result(to_json(found), _cost_text(found, out))
 
 
 def _refuse_useless(given: Sequence[Price], machines: dict[str, tuple[str, ...]]) -> None:
     for index, price in enumerate(given):
         if not any(price.is_of(names) for names in machines.values()):
-            raise ConfigError(f"--price: nothing ran on {price.machine}; measured are {' and '.join(machines)}.")
+            known = " or ".join(f"'{name}=USD_PER_HOUR'" for name in machines)
+            raise ConfigError(f"--price: nothing ran on {price.machine}; what would fit is {known}.")
         if any(price.is_of(other.names) for other in given[:index]):
             raise ConfigError(f"--price gives {price.machine} two prices.")
 

@@ -10,7 +10,7 @@ from benchmarks.cost.blocks import Cell, Heading, Table
 from benchmarks.cost.claim_section import claim_blocks
 from benchmarks.cost.markdown import table_of
 from benchmarks.cost.naming import in_words, percent
-from benchmarks.cost.pricing import AGAINST, claims_of, machine_hours, price_machines
+from benchmarks.cost.pricing import AGAINST, claims_of, machine_hours, paired_share, price_machines
 from benchmarks.latency.result import Measured, Row
 from benchmarks.words import number, pixels, plural
 from sovit.config import variant_config
@@ -65,7 +65,9 @@ def _table(measured: Measured, accuracies: Accuracies) -> Table:
 
 
 def _share(row: Row, against: Row) -> float:
-    return against.images_per_second.value / row.images_per_second.value
+    """As the claim above the table is told, so that one pair has one share."""
+    paired = paired_share(row, against)
+    return paired.value if paired else against.images_per_second.value / row.images_per_second.value
 
 
 def _fastest(rows: Sequence[Row], precision: str) -> list[Row]:
@@ -83,13 +85,15 @@ def _caption(measured: Measured) -> str:
         f"{measured.conditions.processor}, {plural(settings.threads, 'thread')}, in the faster of {runtimes}; "
         f"{min(counts):,} to {max(counts):,} runs of each in {plural(settings.processes, 'fresh process')}, in "
         "brackets the 95 % interval. Machine-hours are for a million images, at the mean time. Weights are random, "
-        "which costs the same; top-1 is published for ImageNet-1k with a linear probe, in full precision."
+        f"which costs the same; of {AGAINST} is the share of what that costs, the median of the passes; top-1 is "
+        "published for ImageNet-1k with a linear probe, in full precision."
     )
 
 
 def _below(measured: Measured) -> str:
     missing = "".join(f" Not measured: {failed}" for failed in measured.failed)
+    restless = "".join(f" Read with care: {caution}." for caution in measured.restless)
     return (
         f"Measured {measured.conditions.time[:10]}: [{measured.file}](benchmarks/results/{measured.file}) has every "
-        f"runtime, memory, load times, cosines and conditions.{missing}"
+        f"runtime, memory, load times, cosines and conditions.{missing}{restless}"
     )

@@ -18,6 +18,7 @@ from sovit.errors import ConfigError
 from sovit.jsonio import STRICT, from_dict, read_json
 
 SCHEMA_VERSION: Final = 1
+_MOST_USD: Final = 1_000_000  # for an hour
 PUBLISHED: Final = Path(__file__).with_name("prices.json")
 
 
@@ -66,8 +67,11 @@ def read_prices(path: Path = PUBLISHED) -> tuple[Price, ...]:
     seen: set[str] = set()
     for price in file.prices:
         low, high = price.usd_per_hour.low, price.usd_per_hour.high
-        if not 0 < low <= high:
-            raise ConfigError(f"{path}: the price of {price.machine}, {low} to {high}, must be a range above 0.")
+        if not 0 < low <= high <= _MOST_USD:
+            raise ConfigError(
+                f"{path}: the price of {price.machine}, {low} to {high}, must be a range above 0, and at most "
+                f"{_MOST_USD:,}."
+            )
         if not price.names or not price.source.strip():
             raise ConfigError(f"{path}: the price of {price.machine} must say whose it is (names) and its source.")
         if price.url and not price.url.startswith(("https://", "http://")):
@@ -87,7 +91,7 @@ def parse_price(text: str) -> Price:
         usd = float(number)
     except ValueError:
         usd = math.nan
-    if not (equals and name and math.isfinite(usd) and usd > 0):
+    if not (equals and name and 0 < usd <= _MOST_USD):
         raise ConfigError(f"--price {text!r} must be NAME=USD_PER_HOUR with a number above 0, as in 'AMD EPYC=0.10'.")
     return Price(machine=name, names=(name,), usd_per_hour=Range(usd, usd), source="given by the user")
 

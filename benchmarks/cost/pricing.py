@@ -134,10 +134,15 @@ def claims_of(machine: Machine, accuracies: Accuracies) -> list[Claim]:
 
 def _share(one: Line, other: Line) -> tuple[Estimate, int]:
     """Pass by pass where both were measured in turns often enough, else of the two estimates."""
-    ours, theirs = one.row.process_images_per_second, other.row.process_images_per_second
-    if one.file == other.file and len(ours) == len(theirs) and (found := paired_ratio(theirs, ours)):
-        return found, len(ours)
+    if one.file == other.file and (found := paired_share(one.row, other.row)):
+        return found, len(one.row.process_images_per_second)
     return ratio(one.machine_hours, other.machine_hours), 0
+
+
+def paired_share(one: Row, other: Row) -> Estimate | None:
+    """What `one` costs of `other`, of the same file, pass by pass. None where there are too few passes of both."""
+    ours, theirs = one.process_images_per_second, other.process_images_per_second
+    return paired_ratio(theirs, ours) if len(ours) == len(theirs) else None
 
 
 def _against_half(share: Estimate) -> ClaimVerdict:
@@ -166,6 +171,7 @@ def _refuse_twice(rows: Sequence[tuple[Row, str]], machine: str) -> None:
 
 def _machine(name: str, names: Sequence[str], rows: Sequence[tuple[Row, str]], price: Price | None) -> Machine:
     hours = [machine_hours(row.images_per_second) for row, _ in rows]
+    fewest = min(row.processes for row, _ in rows)
     lines = [
         Line(
             row=row,
@@ -175,7 +181,7 @@ def _machine(name: str, names: Sequence[str], rows: Sequence[tuple[Row, str]], p
             usd_at_low=usd(row.images_per_second, price.usd_per_hour.low) if price else None,
             usd_at_high=usd(row.images_per_second, price.usd_per_hour.high) if price else None,
         )
-        for (row, file), one, rank in zip(rows, hours, ranks(hours), strict=True)
+        for (row, file), one, rank in zip(rows, hours, ranks(hours, fewest), strict=True)
     ]
     lines.sort(key=lambda line: (line.machine_hours.value, line.row.key))
     example = "`--price '{}=USD_PER_HOUR'`".format(names[0].replace("`", ""))

@@ -76,7 +76,7 @@ def cases(targets: Sequence[str], asked: Asked, tell: Callable[[str], None]) -> 
     for target in targets:
         if not Path(target).is_dir():
             for image_size in asked.image_sizes:
-                variant_config(target, image_size=image_size)  # all of them, before the first takes its minutes
+                _require_variant(target, image_size)  # all of them, before the first takes its minutes
         elif not is_artifact(Path(target)):
             raise ConfigError(f"{target} is no artifact: manifest.json is missing.")
     found: list[Case] = []
@@ -104,6 +104,13 @@ def cases(targets: Sequence[str], asked: Asked, tell: Callable[[str], None]) -> 
         tell(str(one))
     _refuse_twice(found)
     return found, [*failed, *away]
+
+
+def _require_variant(target: str, image_size: tuple[int, int]) -> None:
+    try:
+        variant_config(target, image_size=image_size)
+    except ConfigError as error:
+        raise ConfigError(f"there is no folder {target}, so it would be a variant: {error}") from error
 
 
 def _refuse_twice(cases: Sequence[Case]) -> None:

@@ -34,6 +34,8 @@ def latency(arguments: argparse.Namespace) -> Result:
     """Measure artifacts and variants."""
     settings = _settings(arguments)
     must_be_writable(arguments.out)
+    if arguments.keep is not None and arguments.keep.exists() and not arguments.keep.is_dir():
+        raise ConfigError(f"--keep {arguments.keep} is no folder.")
     under = from_dict(Conditions, conditions(), "conditions")
     console = Console(stderr=True)
 
@@ -80,6 +82,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         raise ConfigError(f"--batch {min(arguments.batch)} must be at least 1.")
     if arguments.threads is not None and arguments.threads < 1:
         raise ConfigError(f"--threads {arguments.threads} must be at least 1.")
+    if (arguments.threads or 0) > available_cores():
+        raise ConfigError(f"--threads {arguments.threads} must be at most {available_cores()}, the cores there are.")
     if not 0 <= arguments.seconds <= _MOST_SECONDS:
         raise ConfigError(f"--seconds {arguments.seconds:g} must be 0 to {_MOST_SECONDS:,}.")
     return Settings(
@@ -100,24 +104,23 @@ def _text(found: Measured) -> Group:
     groups: dict[tuple[tuple[int, int], int], list[Row]] = {}
     for row in found.rows:
         groups.setdefault((row.image_size, row.batch), []).append(row)
-    tables = [_table(f"{pixels(size)}, batch {batch}", rows) for (size, batch), rows in groups.items()]
+    tables = [table_of(f"{pixels(size)}, batch {batch}", rows) for (size, batch), rows in groups.items()]
     return Group(*[Text(f"{mark[0].upper()}{mark[1:]}.", style="bold red") for mark in marks], *tables, Text(note))
 
 
-def _table(title: str, rows: list[Row]) -> Table:
-    """The fastest first."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("place", "model", "runtime"):
-        table.add_column(name, overflow="fold")
-    for name in ("p50 ms", "95 %", "p90 ms", "p99 ms", "images/s", "of matmul", "MB"):
+def table_of(title: str, rows: list[Row]) -> Table:
+    """The rows of one image size and batch, the fastest first, in two lines each: they fit 80 columns."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("place")
+    table.add_column("model", overflow="fold")
+    for name in ("p50 ms", "p90 ms", "p99 ms", "images/s", "of\nmatmul", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
-    ranked = zip(ranks([row.p50_ms for row in rows]), rows, strict=True)
+    ranked = zip(ranks([row.p50_ms for row in rows], min(row.processes for row in rows)), rows, strict=True)
     for rank, row in sorted(ranked, key=lambda pair: pair[1].p50_ms.value):
         table.add_row(
             places(rank),
-            Text(row.variant),
-            f"{row.runtime} {row.precision}",
-            *with_interval(row.p50_ms),
+            Text(f"{row.variant}\n{row.runtime} {row.precision}"),
+            "\n".join(with_interval(row.p50_ms)),
             number(row.p90_ms.value),
             number(row.p99_ms.value),
             number(row.images_per_second.value),

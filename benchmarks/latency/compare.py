@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from benchmarks.intervals import Estimate, ratio
+from benchmarks.intervals import LEAST_REPEATS, Estimate, ratio
 from benchmarks.latency.result import Key, Measured, Row
 
-Verdict = Literal["faster", "slower", "no change beyond noise", "not the same model"]
+Verdict = Literal["faster", "slower", "no change beyond noise", "too few processes", "not the same model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,8 @@ def verdict_of(changed: Estimate) -> Verdict:
 def _change(a: Row, b: Row) -> Change:
     changed = ratio(b.p50_ms, a.p50_ms)
     verdict, note = verdict_of(changed), ""
+    if min(a.processes, b.processes) < LEAST_REPEATS:
+        verdict, note = "too few processes", f"{LEAST_REPEATS} are the least that show the noise"
     if a.flops_per_image != b.flops_per_image:
         verdict = "not the same model"
         note = f"{a.flops_per_image / 1e9:,.3f} and {b.flops_per_image / 1e9:,.3f} GFLOPs per image"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from pydantic import ConfigDict
 
-from benchmarks.intervals import Estimate
+from benchmarks.intervals import LEAST_REPEATS, Estimate
 from benchmarks.opening import is_on_gpu
 from benchmarks.words import pixels, plural
 from sovit.errors import ConfigError
@@ -18,8 +18,6 @@ from sovit.jsonio import from_dict, read_json, to_dict
 
 BENCHMARK: Final = "latency"
 SCHEMA_VERSION: Final = 3
-# Fewer processes than this say nothing of how much a number differs from one to the next.
-LEAST_PROCESSES: Final = 3
 # A machine with work for more of its cores than this, when a run begins, is named.
 _BUSY: Final = 0.5
 # A result may hold more than is read here; the schema version says that what is read means the same.
@@ -178,8 +176,8 @@ class Measured:
             found.append("a quick run, not to be published")
         if not self.complete:
             found.append("an incomplete run: it was interrupted")
-        if not self.quick and self.settings.processes < LEAST_PROCESSES:
-            found.append(f"{plural(self.settings.processes, 'process')} a row, where {LEAST_PROCESSES} are the least")
+        if not self.quick and self.settings.processes < LEAST_REPEATS:
+            found.append(f"{plural(self.settings.processes, 'process')} a row, where {LEAST_REPEATS} are the least")
         return found
 
     @property
@@ -192,9 +190,15 @@ class Measured:
             else ""
         )
         missing = [f"not measured, or not in every process: {one}" for one in self.failed]
-        restless = sum(not row.warmed for row in self.rows)
-        never_settled = f"in {restless} of {plural(len(self.rows), 'row')} the medians still moved when warm-up ended"
-        return [*self.flaws, *missing, *[busy] * self.conditions.busy, *[never_settled] * (restless > 0)]
+        return [*self.flaws, *missing, *[busy] * self.conditions.busy, *self.restless]
+
+    @property
+    def restless(self) -> list[str]:
+        """That some rows did not come to rest, and whose; empty where all did."""
+        rows = [row for row in self.rows if not row.warmed]
+        names = ", ".join(dict.fromkeys(row.variant for row in rows))
+        said = f"in {len(rows)} of {plural(len(self.rows), 'row')} ({names}) the medians still moved when warm-up ended"
+        return [said] if rows else []
 
     def to_json(self) -> dict[str, Any]:
         """As the file has it."""
@@ -224,8 +228,10 @@ def read_measured(path: Path, name: str = "") -> Measured:
             estimate: Estimate = getattr(row, what)
             if not (0 < estimate.low <= estimate.value <= estimate.high and math.isfinite(estimate.high)):
                 raise ConfigError(f"{path}: {what} of {row.key} must be a number above 0 within its interval.")
-        if row.batch < 1 or row.flops_per_image <= 0:
-            raise ConfigError(f"{path}: {row.key} must have a batch and FLOPs above 0.")
+        if row.batch < 1 or row.flops_per_image <= 0 or min(row.image_size) < 1:
+            raise ConfigError(f"{path}: {row.key} must have a batch, an image size and FLOPs above 0.")
+        if not all(0 < one < math.inf for one in (*row.process_p50_ms, *row.process_images_per_second)):
+            raise ConfigError(f"{path}: the times and rates of the processes of {row.key} must be above 0.")
         if row.key in seen:
             raise ConfigError(f"{path} holds {row.key} twice.")
         seen.add(row.key)

@@ -77,6 +77,8 @@ def sentence(data: dict[str, Any]) -> str:
         said = f"Highest rate that meets the SLO, confirmed: {found['rate']:g} requests a second ({terms})."
     elif found["highest_met"] is not None:
         said = f"No confirmed rate meets the SLO ({terms}); {found['highest_met']:g} requests a second did once."
+    elif not data["steps"]:
+        said = f"No rate was tried to its end ({terms})."
     else:
         said = f"No rate that was tried meets the SLO ({terms})."
     if found["limited_by"] == "generator":

@@ -114,9 +114,9 @@ def tables(raced: Raced) -> list[Any]:
 
 
 def _table(title: str, standings: Sequence[Standing]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("", ""):
-        table.add_column(name, no_wrap=True)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("", min_width=12)
     for name in TITLES:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows_of(standings):

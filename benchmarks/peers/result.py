@@ -49,11 +49,12 @@ class Raced:
         """Those names under one load, the most images in a second first."""
         taken = {name: [turn for turn in self.turns[name] if turn.load == load] for name in names if self.turns[name]}
         rates = [_spread([turn.images_per_second for turn in found]) for found in taken.values()]
+        fewest = min((len(turns) for turns in taken.values()), default=0)
         # Of their inverses the least come first.
         found = [
             Standing(rank, name, rate, tuple(turns))
             for rank, (name, turns), rate in zip(
-                ranks([rate.inverse(1) for rate in rates]), taken.items(), rates, strict=True
+                ranks([rate.inverse(1) for rate in rates], fewest), taken.items(), rates, strict=True
             )
         ]
         return sorted(found, key=lambda one: -one.images_per_second.value)

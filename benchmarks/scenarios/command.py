@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
+import tempfile
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks.conditions import conditions
-from benchmarks.scenarios.loadgen import Scenario, run_scenario
+from benchmarks.process import run_child
+from benchmarks.scenarios.child import Order
+from benchmarks.scenarios.loadgen import Outcome, Scenario, loadgen
 from sovit.artifact import open_artifact
 from sovit.commands.result import Result, aligned
+from sovit.cores import available_cores
 from sovit.errors import ConfigError
-from sovit.jsonio import must_be_writable, write_json
-from sovit.runtime.open import open_lanes, setting_for
+from sovit.jsonio import from_dict, must_be_writable, write_json
+from sovit.runtime.open import setting_for
 
 
 def scenario(arguments: argparse.Namespace) -> Result:
@@ -24,6 +27,9 @@ def scenario(arguments: argparse.Namespace) -> Result:
     for name in ("threads", "max_batch"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least 1.")
+    if (arguments.threads or 0) > available_cores():
+        raise ConfigError(f"--threads {arguments.threads} must be at most {available_cores()}, the cores there are.")
+    loadgen()
     artifact = open_artifact(arguments.artifact)
     setting = setting_for(artifact, runtime=arguments.runtime, threads=arguments.threads or 0, lanes=1)
     asked = Scenario(
@@ -36,13 +42,10 @@ def scenario(arguments: argparse.Namespace) -> Result:
         seed=arguments.seed,
     )
     before = conditions()
-    images, _ = artifact.reference()
     label = f"{asked.name}, at least {asked.min_seconds:g} s"
-    with closing(open_lanes(artifact, setting)[0]) as runtime, Console(stderr=True).status(label):
-        for _ in range(3):
-            runtime.run(images[: asked.max_batch])
-            runtime.run(images[:1])
-        outcome = run_scenario(runtime, images, asked)
+    with tempfile.TemporaryDirectory(prefix="sovit-loadgen-") as scratch, Console(stderr=True).status(label):
+        order = Order(artifact=str(artifact.folder.resolve()), setting=setting, scenario=asked, scratch=scratch)
+        outcome = from_dict(Outcome, run_child("benchmarks.scenarios.child", order), "the outcome")
     data: dict[str, Any] = {
         "benchmark": "scenario",
         "artifact": artifact.manifest.name,

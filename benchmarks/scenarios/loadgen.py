@@ -84,7 +84,7 @@ class Outcome:
 
 def run_scenario(runtime: Runtime, images_BYXC: NDArray[np.uint8], scenario: Scenario) -> Outcome:
     """Run one scenario on a loaded runtime. Raises `MissingDependency` and `ServiceError`."""
-    lg = _loadgen()
+    lg = loadgen()
     settings = _settings(lg, scenario)
     batch = 1 if scenario.name == "single-stream" else scenario.max_batch
     with (
@@ -229,7 +229,8 @@ def _settings(lg: Any, scenario: Scenario) -> Any:
     return settings
 
 
-def _loadgen() -> Any:
+def loadgen() -> Any:
+    """The load generator's module. Raises `MissingDependency`."""
     try:
         import mlperf_loadgen
     except ImportError as error:
