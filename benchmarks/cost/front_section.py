@@ -74,11 +74,16 @@ def _front_plots(machine: Machine, one: Front, series: Sequence[str], name: str)
             y_label="accuracy, %",
         )
 
-    by_cost = marks_of([cost_of(line) for line in lines], [standing.on_cost_front for standing in standings], unit)
-    by_latency = marks_of(
-        [line.row.p50_ms for line in lines], [standing.on_latency_front for standing in standings], latency
-    )
+    fronts = {
+        "cost": [standing.on_cost_front for standing in standings],
+        "latency": [standing.on_latency_front for standing in standings],
+    }
+    by_cost = marks_of([cost_of(line) for line in lines], fronts["cost"], unit)
+    by_latency = marks_of([line.row.p50_ms for line in lines], fronts["latency"], latency)
     caption = sentence(one.metric.training)
+    for by, on_front in fronts.items():
+        ahead = once(model_name(line.row, machine) for line, is_on in zip(lines, on_front, strict=True) if is_on)
+        caption += f" On the front by {by}: {', '.join(ahead)}."
     if without := once(model_name(machine.lines[index].row, machine) for index in one.without):
         caption += f" Without a published accuracy here, so on no front: {', '.join(without)}."
     reading = "Ringed, and joined by the broken line: the Pareto front."

@@ -128,7 +128,7 @@ def in_markdown(raced: Raced) -> str:
         f"{raced.target} on {conditions['cores']} cores of {conditions['processor']}, the same ONNX file and "
         f"photographs, {clients} clients; decoding is in it. Medians of {rounds} rounds and what they span; who "
         "overlaps is not ranked, and has a range of places. CPU-ms are a request's, and of them what lies beyond "
-        "decoding and inference.",
+        "decoding and inference, which are measured in process: below 0 is noise.",
         _markdown("server", raced.place_of(raced.servers, clients)),
         f"In process, without a server, in batches of {batch}:",
         _markdown("engine", raced.place_of(raced.engines, batch)),
