@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -431,8 +432,16 @@ def test_the_command_measures_in_real_processes_and_records_its_conditions(
     assert "quick run" in " ".join(capsys.readouterr().out.split())
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_so(exported: Artifact, tmp_path: Path) -> None:
-    """As from a terminal: the signal reaches the whole group, the process that measures just then too."""
+@pytest.mark.parametrize(
+    ("end", "number"),
+    [
+        (os.killpg, signal.SIGINT),  # as from a terminal: it reaches the process that measures just then too
+        (os.kill, signal.SIGTERM),  # as from a supervisor
+    ],
+)
+def test_whoever_ends_it_keeps_what_is_finished(
+    exported: Artifact, tmp_path: Path, end: Callable[[int, int], None], number: int
+) -> None:
     out = tmp_path / "latency.json"
     words = ["bench", "latency", str(exported.folder), "--rounds", "5", "--seconds", "0", "--processes", "999"]
     with subprocess.Popen(
@@ -445,9 +454,13 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(exported: Artifact, tmp_path:
         deadline = time.monotonic() + 120
         while not out.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)
+        end(process.pid, number)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
+    with pytest.raises(ProcessLookupError):  # nobody of its group is left, as soon as the system has buried them
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
     assert "incomplete run" in " ".join(said.split())
     found = read_measured(out)
     assert not found.complete

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -55,6 +56,9 @@ def latency(arguments: argparse.Namespace) -> Result:
                 write_json(arguments.out, result(rows, failed, complete=False).to_json())
 
     with ExitStack() as stack:
+        # Whoever ends it by SIGTERM gets what Ctrl-C gives: what is finished is kept, and nothing is left behind.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGTERM, before)
         folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sovit-bench-")))
         asked = Asked(
             image_sizes=[parse_image_size(size) for size in dict.fromkeys(arguments.image_size)],
