@@ -104,19 +104,18 @@ def paired_ratio(ones: Sequence[float], others: Sequence[float]) -> Estimate | N
     return Estimate(float(np.median(quotients)), quotients[left_out], quotients[count - 1 - left_out])
 
 
-def ranks(estimates: Sequence[Estimate], repeats: int = LEAST_REPEATS) -> list[tuple[int, int]]:
+def ranks(estimates: Sequence[Estimate], repeats: Sequence[int] = ()) -> list[tuple[int, int]]:
     """The first and last place each may have, the least first: (2, 4) is second to fourth.
 
-    Of two that overlap neither is before the other: their ranges overlap too. So do all where there were too few
-    `repeats`, processes or rounds, for an interval to mean anything.
+    Of two that overlap neither is before the other: their ranges overlap too. `repeats` are the processes or rounds
+    behind each; with too few of them an interval means nothing, and such a one may have any place.
     """
-    count = len(estimates)
-    if repeats < LEAST_REPEATS:
-        return [(1, count)] * count
+    known = [count >= LEAST_REPEATS for count in repeats] or [True] * len(estimates)
+    told_apart = [one for one, is_known in zip(estimates, known, strict=True) if is_known]
     return [
         (
-            1 + sum(other.high < one.low for other in estimates),
-            count - sum(other.low > one.high for other in estimates),
+            1 + is_known * sum(other.high < one.low for other in told_apart),
+            len(estimates) - is_known * sum(other.low > one.high for other in told_apart),
         )
-        for one in estimates
+        for one, is_known in zip(estimates, known, strict=True)
     ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from signal import SIGKILL
 from typing import Any, Final
 
 from sovit.errors import EXIT_USAGE, ConfigError, ServiceError
@@ -29,7 +30,7 @@ def run_child(module: str, order: Any, *, threads: int = 0) -> dict[str, Any]:
     words = [sys.executable, "-m", module, json.dumps(asdict(order))]
     environment = {**os.environ, **({"OPENBLAS_NUM_THREADS": str(threads)} if threads else {})}
     done = subprocess.run(words, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode == -SIGKILL:
+    if done.returncode == -signal.SIGKILL:
         raise ServiceError("the system ended its process, most likely because the memory ran out.")
     if done.returncode == EXIT_USAGE:
         raise ConfigError(done.stderr.strip())
@@ -40,6 +41,16 @@ def run_child(module: str, order: Any, *, threads: int = 0) -> dict[str, Any]:
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     found: dict[str, Any] = json.loads(lines[-1]) if lines else {}
     return found
+
+
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """Whoever ends this process by SIGTERM gets what Ctrl-C gives: what is finished is kept, nothing is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def first_to_go() -> None:

@@ -70,8 +70,18 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, data: object) -> None:
-    """Write JSON, indented, with a final newline."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write JSON, indented, with a final newline. A file that is there is whole at any time: the old one or the new."""
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    target = path.resolve()
+    if target.exists() and not target.is_file():  # a device or a pipe
+        target.write_text(text, encoding="utf-8")
+        return
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def must_be_writable(path: Path | None) -> None:
@@ -80,5 +90,6 @@ def must_be_writable(path: Path | None) -> None:
         return
     if not path.parent.is_dir():
         raise ConfigError(f"--out {path}: the folder {path.parent} does not exist.")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    needed = [path] * path.exists() + [path.parent] * (path.is_file() or not path.exists())
+    if path.is_dir() or not all(os.access(one, os.W_OK) for one in needed):
         raise ConfigError(f"--out {path} cannot be written: it is a folder, or not yours to write.")

@@ -301,6 +301,12 @@ def test_exports_are_kept_and_taken_again(tmp_path: Path) -> None:
         cases(["mu/8"], asked(tmp_path), said.append)
 
 
+def test_a_child_finds_what_was_kept_in_a_folder_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (one,), _ = cases(["mu/4"], asked(Path("kept"), runtimes=["torch"]), lambda _: None)
+    assert Path(one.checkpoint) == tmp_path / "kept" / "mu-4-16x16" / "checkpoint"
+
+
 def test_pytorch_takes_what_it_can_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def written(target: str, size: Any, precision: Precision, images: Path | None, folder: Path) -> Artifact:
@@ -381,6 +387,8 @@ def test_peaks_are_those_of_known_gpus_only() -> None:
     assert peak_flops("NVIDIA H100 80GB HBM3", "fp32") is None
     assert peak_flops("", "bf16") is None
     assert peak_flops("NVIDIA GeForce RTX 9999", "bf16") is None
+    assert peak_flops("NVIDIA RTX A1000", "bf16") is None, "no A100"
+    assert peak_flops("NVIDIA H100 NVL", "bf16") is None, "slower than the SXM module"
 
 
 def test_the_rate_of_products_is_counted_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,7 +416,7 @@ def test_the_command_measures_in_real_processes_and_records_its_conditions(
         "onnxruntime",
         "torch",
     ]
-    assert main([*words, "--batch", "1", "2", "--quick", "--out", str(out)]) == 0
+    assert main([*words, "--batch", "1", "2", "--quick", "--out", str(out)]) == 1
     data = json.loads(out.read_text())
     assert (data["quick"], data["complete"], data["schema_version"]) == (True, True, 3)
     found = [(row["variant"], row["runtime"], row["batch"], row["runs"], row["processes"]) for row in data["rows"]]
@@ -416,6 +424,9 @@ def test_the_command_measures_in_real_processes_and_records_its_conditions(
         (name, runtime, batch, 10, 1)
         for batch in (1, 2)
         for name, runtime in (("tiny", "onnxruntime"), ("mu/4", "onnxruntime"), ("mu/4", "torch"))
+    ]
+    assert [(one["variant"], one["runtime"], one["reason"]) for one in data["failed"]] == [
+        ("tiny", "torch", "PyTorch takes variants, no artifacts.")
     ]
     for row in data["rows"]:
         assert 0 < row["p50_ms"]["low"] <= row["p50_ms"]["value"] <= row["p50_ms"]["high"]
@@ -504,7 +515,9 @@ def test_the_same_artifact_twice_is_refused(exported: Artifact, tmp_path: Path) 
         cases([str(exported.folder), str(tmp_path / "again")], asked(tmp_path), lambda _: None)
 
 
-def test_conditions_name_the_machine_but_no_path() -> None:
+def test_conditions_name_the_machine_but_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sovit"])  # of the command that is the user's
+    monkeypatch.setattr(sys, "orig_argv", ["sovit"])
     found = conditions()
     assert found["processor"]
     assert str(Path.home()) not in json.dumps(found)

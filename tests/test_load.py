@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +67,20 @@ def test_the_loop_does_not_wake_early() -> None:
     with asyncio.Runner(loop_factory=punctual_loop) as runner:
         for seconds in (0.0003, 0.0017, 0.01):
             assert runner.run(slept(seconds)) >= seconds
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asyncio's own loop is used elsewhere")
+def test_a_wait_is_not_rounded_up_to_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def waited(reading: list[int], _: list[int], __: list[int], timeout: float) -> Any:
+        waits.append(timeout)
+        return select.select(reading, [], [], timeout)
+
+    monkeypatch.setattr("benchmarks.load.pacing.select", waited)
+    with asyncio.Runner(loop_factory=punctual_loop) as runner:
+        runner.run(asyncio.sleep(0.0003))
+    assert any(0 < wait < 0.0004 for wait in waits), "epoll would have been asked for a whole millisecond"
 
 
 def test_latencies_are_no_lower_than_a_known_sleep() -> None:

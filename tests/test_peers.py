@@ -57,6 +57,21 @@ def test_every_server_starts_and_answers_the_same_embedding(contest: Contest, na
 def test_another_embedding_is_no_number() -> None:
     with pytest.raises(ServiceError, match=r"mosec and the artifact in ONNX Runtime disagree: cosine 0\.0"):
         require_near("mosec", np.array([1, 0], np.float32), np.array([0, 1], np.float32))
+    with pytest.raises(ServiceError, match="cosine nan"):
+        require_near("mosec", np.array([np.nan, 0], np.float32), np.array([0, 1], np.float32))
+    with pytest.raises(ServiceError, match=r"\(3,\) in place of an embedding \(2,\)"):
+        require_near("mosec", np.zeros(3, np.float32), np.array([0, 1], np.float32))
+    with pytest.raises(ServiceError, match=r"in place of an \.npy file"):
+        require_same("mosec", b'{"embedding": []}', np.array([0, 1], np.float32))
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    write_json(path, {"pass": 1})
+    with pytest.raises(UnicodeEncodeError):
+        write_json(path, {"pass": "\ud800"})  # fails in the middle, as a full disk would
+    assert path.read_text(encoding="utf-8") == '{\n  "pass": 1\n}\n'
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_server_that_does_not_start_says_why(contest: Contest, tmp_path: Path) -> None:
@@ -158,7 +173,7 @@ def test_the_table_names_the_winner_even_where_it_is_not_ours(
         "---", "mosec", "FastAPI", OURS, "LitServe",
     ]  # fmt: skip
     assert "Medians of 3 rounds" in shown[0]
-    assert shown[-1] == "Not in the tables: torch.compile left: there is no compiler."
+    assert shown[-1] == "Read with care: torch.compile left after 0 rounds: there is no compiler."
     for changed, words in (
         ({"complete": False}, "is an incomplete run"),
         ({"turns": {name: [asdict(one) for one in found[:1]] for name, found in turns.items()}}, "lacks turns"),

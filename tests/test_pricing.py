@@ -54,7 +54,11 @@ def test_ranks_by_hand() -> None:
     assert ranks([interval(1, 3), interval(2, 5), interval(4, 6), interval(7, 8)]) == [(1, 2), (1, 3), (2, 3), (4, 4)]
     assert ranks([interval(1, 9), interval(2, 3), interval(8, 10)]) == [(1, 3), (1, 2), (2, 3)]
     assert ranks([interval(1, 2), interval(2, 3)]) == [(1, 2), (1, 2)]  # touching is overlapping
-    assert ranks([interval(1, 2), interval(3, 4)], 2) == [(1, 2), (1, 2)]  # two repeats show no noise
+    assert ranks([interval(1, 2), interval(3, 4), interval(5, 6)], [3, 2, 6]) == [
+        (1, 2),
+        (1, 3),
+        (2, 3),
+    ]  # two show no noise
 
 
 intervals = st.tuples(*[st.integers(1, 30)] * 3).map(sorted).map(lambda three: Estimate(three[1], three[0], three[2]))

@@ -86,12 +86,13 @@ def _caption(measured: Measured) -> str:
         f"{min(counts):,} to {max(counts):,} runs of each in {plural(settings.processes, 'fresh process')}, in "
         "brackets the 95 % interval. Machine-hours are for a million images, at the mean time. Weights are random, "
         f"which costs the same; of {AGAINST} is the share of what that costs, the median of the passes; top-1 is "
-        "published for ImageNet-1k with a linear probe, in full precision."
+        "published for ImageNet-1k with a linear probe, in full precision. A p99 of fewer than a hundred runs "
+        "is little more than the slowest."
     )
 
 
 def _below(measured: Measured) -> str:
-    missing = "".join(f" Not measured: {failed}" for failed in measured.failed)
+    missing = "".join(f" Not measured, or not in every process: {failed}" for failed in measured.failed)
     restless = "".join(f" Read with care: {caution}." for caution in measured.restless)
     return (
         f"Measured {measured.conditions.time[:10]}: [{measured.file}](benchmarks/results/{measured.file}) has every "

@@ -171,7 +171,6 @@ def _refuse_twice(rows: Sequence[tuple[Row, str]], machine: str) -> None:
 
 def _machine(name: str, names: Sequence[str], rows: Sequence[tuple[Row, str]], price: Price | None) -> Machine:
     hours = [machine_hours(row.images_per_second) for row, _ in rows]
-    fewest = min(row.processes for row, _ in rows)
     lines = [
         Line(
             row=row,
@@ -181,7 +180,7 @@ def _machine(name: str, names: Sequence[str], rows: Sequence[tuple[Row, str]], p
             usd_at_low=usd(row.images_per_second, price.usd_per_hour.low) if price else None,
             usd_at_high=usd(row.images_per_second, price.usd_per_hour.high) if price else None,
         )
-        for (row, file), one, rank in zip(rows, hours, ranks(hours, fewest), strict=True)
+        for (row, file), one, rank in zip(rows, hours, ranks(hours, [row.processes for row, _ in rows]), strict=True)
     ]
     lines.sort(key=lambda line: (line.machine_hours.value, line.row.key))
     example = "`--price '{}=USD_PER_HOUR'`".format(names[0].replace("`", ""))

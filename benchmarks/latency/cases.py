@@ -14,7 +14,7 @@ from sovit.artifact import Artifact, Precision, is_artifact, open_artifact
 from sovit.config import variant_config
 from sovit.errors import ConfigError, ServiceError
 from sovit.machine import this_machine
-from sovit.runtime.open import RUNTIMES, installed_runtimes, unknown_runtime
+from sovit.runtime.open import RUNTIMES, installed_runtimes, parity_runtimes, unknown_runtime
 from sovit.runtime.profile import AUTO
 
 ALL: Final = "all"
@@ -129,8 +129,7 @@ def _refuse_twice(cases: Sequence[Case]) -> None:
 def _of_artifact(artifact: Artifact, runtimes: Sequence[str]) -> list[Case]:
     return [
         Case(target=artifact.manifest.name, artifact=artifact, runtime=name, away=away)
-        for name, away in _runtimes(artifact, runtimes).items()
-        if name not in TORCH
+        for name, away in _runtimes(artifact, runtimes, "PyTorch takes variants, no artifacts.").items()
     ]
 
 
@@ -142,21 +141,31 @@ def _of_variant(
         tell(f"exporting {target} in {precision}")
     artifact = artifact_of(target, image_size, precision, asked.images, place / precision)
     found = []
-    for name, away in _runtimes(artifact, asked.runtimes).items():
-        if name in TORCH:
-            if precision in TORCH_PRECISIONS:
-                checkpoint = checkpoint_of(target, image_size, place / "checkpoint")
-                found.append(Case(target=target, artifact=artifact, runtime=name, checkpoint=str(checkpoint)))
+    no_torch = "" if precision in TORCH_PRECISIONS else f"PyTorch computes no {precision} here."
+    for name, away in _runtimes(artifact, asked.runtimes, no_torch).items():
+        if name in TORCH and not away:
+            checkpoint = checkpoint_of(target, image_size, place / "checkpoint")
+            found.append(Case(target=target, artifact=artifact, runtime=name, checkpoint=str(checkpoint.resolve())))
         else:
             found.append(Case(target=target, artifact=artifact, runtime=name, away=away))
     return found
 
 
-def _runtimes(artifact: Artifact, asked: Sequence[str]) -> dict[str, str]:
-    """The runtimes that are asked for, each with why it cannot take an artifact here, "" where it can."""
-    here = installed_runtimes(artifact)
+def _runtimes(artifact: Artifact, asked: Sequence[str], no_torch: str) -> dict[str, str]:
+    """The runtimes that are asked for, each with why it cannot take an artifact here, "" where it can.
+
+    `no_torch` says why PyTorch cannot; `all` are those that can. Where there is a GPU, the CPU's engines go when named.
+    """
+    best = installed_runtimes(artifact)
     if ALL in asked:
-        return dict.fromkeys([*here, *(name for name in TORCH if is_on_gpu(name) == bool(this_machine().gpu))], "")
-    chosen = dict.fromkeys(here[0] if name == AUTO else name for name in asked)
+        torch = [name for name in TORCH if is_on_gpu(name) == bool(this_machine().gpu) and not no_torch]
+        return dict.fromkeys([*best, *torch], "")
+    here = dict.fromkeys([*best, *parity_runtimes(artifact.manifest.precision)])
     away = f"it is not installed or does not take this here; what does: {', '.join(here)}."
-    return {name: "" if name in here or name in TORCH else away for name in chosen}
+    uncompiled = f"{away} TensorRT takes artifacts that `sovit compile` made a plan of, on this GPU."
+    reasons = {
+        **dict.fromkeys(TORCH, no_torch),
+        **dict.fromkeys(here, ""),
+        "tensorrt": "" if "tensorrt" in here else uncompiled,
+    }
+    return {name: reasons.get(name, away) for name in dict.fromkeys(best[0] if one == AUTO else one for one in asked)}

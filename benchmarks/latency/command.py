@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from benchmarks.intervals import ranks
 from benchmarks.latency.cases import Asked, cases
 from benchmarks.latency.result import Conditions, Failed, Measured, Row, Settings
 from benchmarks.latency.run import measure
+from benchmarks.process import ended_like_ctrl_c
 from benchmarks.words import number, pixels, places, plural, with_interval
 from sovit.commands.result import EXIT_INTERRUPTED, Result
 from sovit.config import parse_image_size
@@ -56,9 +56,7 @@ def latency(arguments: argparse.Namespace) -> Result:
                 write_json(arguments.out, result(rows, failed, complete=False).to_json())
 
     with ExitStack() as stack:
-        # Whoever ends it by SIGTERM gets what Ctrl-C gives: what is finished is kept, and nothing is left behind.
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        stack.callback(signal.signal, signal.SIGTERM, before)
+        stack.enter_context(ended_like_ctrl_c())
         folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sovit-bench-")))
         asked = Asked(
             image_sizes=[parse_image_size(size) for size in dict.fromkeys(arguments.image_size)],
@@ -119,7 +117,7 @@ def table_of(title: str, rows: list[Row]) -> Table:
     table.add_column("model", overflow="fold")
     for name in ("p50 ms", "p90 ms", "p99 ms", "images/s", "of\nmatmul", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
-    ranked = zip(ranks([row.p50_ms for row in rows], min(row.processes for row in rows)), rows, strict=True)
+    ranked = zip(ranks([row.p50_ms for row in rows], [row.processes for row in rows]), rows, strict=True)
     for rank, row in sorted(ranked, key=lambda pair: pair[1].p50_ms.value):
         table.add_row(
             places(rank),

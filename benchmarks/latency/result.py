@@ -178,6 +178,9 @@ class Measured:
             found.append("an incomplete run: it was interrupted")
         if not self.quick and self.settings.processes < LEAST_REPEATS:
             found.append(f"{plural(self.settings.processes, 'process')} a row, where {LEAST_REPEATS} are the least")
+        lost = [str(row.key) for row in self.rows if row.processes < min(LEAST_REPEATS, self.settings.processes)]
+        if lost and self.complete:
+            found.append(f"fewer than {LEAST_REPEATS} processes of {', '.join(lost)}")
         return found
 
     @property

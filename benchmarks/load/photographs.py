@@ -57,7 +57,7 @@ def _size(file: Path, content: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(content)) as image:
             image.draft("RGB", (1, 1))  # an eighth of each side is quick, and reads all of the file
             image.load()
-    except (InvalidImage, OSError, SyntaxError) as error:
+    except (InvalidImage, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{file} is no photograph to send: {error}") from error
     return header.height, header.width
 

@@ -28,6 +28,7 @@ from benchmarks.latency.exports import artifact_of, checkpoint_of
 from benchmarks.load.loops import jpeg_files
 from benchmarks.peers.race import BATCHES, CONCURRENCIES, FLOORS, PEERS, Contest, Taken, race
 from benchmarks.peers.result import TITLES, Raced, Standing, rows_of
+from benchmarks.process import ended_like_ctrl_c
 from benchmarks.words import plural
 from sovit.artifact import open_artifact
 from sovit.commands.result import EXIT_INTERRUPTED
@@ -55,7 +56,7 @@ def main() -> int:
     before: dict[str, Any] = conditions()
     before["peers"] = {name: package_version(name) for name in (*PEERS.values(), "uvloop", "httptools")}
     console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="sovit-peers-") as scratch:
+    with ended_like_ctrl_c(), tempfile.TemporaryDirectory(prefix="sovit-peers-") as scratch:
         artifact, checkpoint = _target(arguments.artifact, arguments.image_size, Path(scratch))
         contest = Contest(
             artifact=artifact,

@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from benchmarks.intervals import Estimate, ranks
 from benchmarks.peers.race import BATCHES, CONCURRENCIES, ENGINES, FLOORS, Turn
-from benchmarks.words import places, with_interval
+from benchmarks.words import places, plural, with_interval
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT, from_dict, read_json
 
@@ -39,7 +39,17 @@ class Raced:
     def cautions(self) -> list[str]:
         """What is missing."""
         cut = [] if self.complete else ["an incomplete run: it was interrupted"]
-        return [*cut, *(f"{name} left: {reason}" for name, reason in self.failed.items())]
+        return [
+            *cut,
+            *(
+                f"{name} left after {plural(self._rounds(name), 'round')}: {reason}"
+                for name, reason in self.failed.items()
+            ),
+        ]
+
+    def _rounds(self, name: str) -> int:
+        loads = [turn.load for turn in self.turns.get(name, [])]
+        return max(map(loads.count, loads), default=0)
 
     def to_json(self) -> dict[str, Any]:
         """As the file has it."""
@@ -49,12 +59,14 @@ class Raced:
         """Those names under one load, the most images in a second first."""
         taken = {name: [turn for turn in self.turns[name] if turn.load == load] for name in names if self.turns[name]}
         rates = [_spread([turn.images_per_second for turn in found]) for found in taken.values()]
-        fewest = min((len(turns) for turns in taken.values()), default=0)
         # Of their inverses the least come first.
         found = [
             Standing(rank, name, rate, tuple(turns))
             for rank, (name, turns), rate in zip(
-                ranks([rate.inverse(1) for rate in rates], fewest), taken.items(), rates, strict=True
+                ranks([rate.inverse(1) for rate in rates], [len(turns) for turns in taken.values()]),
+                taken.items(),
+                rates,
+                strict=True,
             )
         ]
         return sorted(found, key=lambda one: -one.images_per_second.value)
@@ -130,9 +142,10 @@ def in_markdown(raced: Raced) -> str:
         "overlaps is not ranked, and has a range of places. CPU-ms are a request's, and of them what lies beyond "
         "decoding and inference, which are measured in process: below 0 is noise.",
         _markdown("server", raced.place_of(raced.servers, clients)),
-        f"In process, without a server, in batches of {batch}:",
+        f"In process, without a server, in batches of {batch}, which the times are of; one core decodes, so it is no "
+        "bound of a server:",
         _markdown("engine", raced.place_of(raced.engines, batch)),
-        *(f"Not in the tables: {caution}" for caution in raced.cautions),
+        *(f"Read with care: {caution}" for caution in raced.cautions),
     ]
     return "\n\n".join(parts)
 

@@ -68,7 +68,10 @@ def _embed(url: str, image: bytes) -> bytes | None:
 
 def require_same(name: str, answer: bytes, expected_D: NDArray[np.float32]) -> None:
     """No parity, no number."""
-    embedding_1D = np.load(io.BytesIO(answer))
+    try:
+        embedding_1D = np.load(io.BytesIO(answer), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ServiceError(f"{name} answered {answer[:60]!r} in place of an .npy file.") from error
     if embedding_1D.shape != (1, len(expected_D)) or embedding_1D.dtype != np.float32:
         raise ServiceError(f"{name} answered {embedding_1D.dtype} {embedding_1D.shape} in place of one embedding.")
     require_near(name, embedding_1D[0], expected_D)
@@ -76,7 +79,9 @@ def require_same(name: str, answer: bytes, expected_D: NDArray[np.float32]) -> N
 
 def require_near(name: str, embedding_D: NDArray[np.float32], expected_D: NDArray[np.float32]) -> None:
     """Raises `ServiceError` where an embedding of length 1 is not the artifact's own."""
-    if (cosine := float(embedding_D @ expected_D)) < LEAST_COSINE:
+    if embedding_D.shape != expected_D.shape:
+        raise ServiceError(f"{name} gave {embedding_D.shape} in place of an embedding {expected_D.shape}.")
+    if not (cosine := float(embedding_D @ expected_D)) >= LEAST_COSINE:  # nor where it is no number
         raise ServiceError(f"{name} and the artifact in ONNX Runtime disagree: cosine {cosine:.6f}.")
 
 

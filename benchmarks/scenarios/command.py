@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.conditions import conditions
-from benchmarks.process import run_child
+from benchmarks.process import ended_like_ctrl_c, run_child
 from benchmarks.scenarios.child import Order
 from benchmarks.scenarios.loadgen import Outcome, Scenario, loadgen
 from sovit.artifact import open_artifact
@@ -43,7 +43,11 @@ def scenario(arguments: argparse.Namespace) -> Result:
     )
     before = conditions()
     label = f"{asked.name}, at least {asked.min_seconds:g} s"
-    with tempfile.TemporaryDirectory(prefix="sovit-loadgen-") as scratch, Console(stderr=True).status(label):
+    with (
+        ended_like_ctrl_c(),
+        tempfile.TemporaryDirectory(prefix="sovit-loadgen-") as scratch,
+        Console(stderr=True).status(label, refresh_per_second=1),  # drawing takes of the cores that are measured
+    ):
         order = Order(artifact=str(artifact.folder.resolve()), setting=setting, scenario=asked, scratch=scratch)
         outcome = from_dict(Outcome, run_child("benchmarks.scenarios.child", order), "the outcome")
     data: dict[str, Any] = {
