@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use."""
+"""How many CPU cores this process may use, and what may be asked of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import os
 from pathlib import Path
 from typing import Final
+
+from sovit.errors import ConfigError
 
 _GROUP: Final = Path("/proc/self/cgroup")
 _GROUPS: Final = Path("/sys/fs/cgroup")
@@ -18,6 +20,16 @@ def available_cores() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, _container_limit(_GROUP, _GROUPS))))
+
+
+def require_threads(threads: int | None) -> None:
+    """Raises `ConfigError` for a `--threads` that there are no cores for. None leaves the number open."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise ConfigError(f"--threads {threads} must be at least 1.")
+    if threads > (cores := available_cores()):
+        raise ConfigError(f"--threads {threads} must be at most {cores}, the cores there are.")
 
 
 def _container_limit(group: Path, groups: Path) -> float:

@@ -498,8 +498,13 @@ def test_more_threads_than_cores_and_a_file_to_keep_exports_in_are_refused(
 
 
 def test_the_table_fits_eighty_columns(capsys: pytest.CaptureFixture[str], exported: Artifact) -> None:
-    (row,), _, _ = measure([case(exported)], replace(SETTINGS, batch=(1,)), lambda _: None)
-    wide = Estimate(4_316.0, 3_814.0, 4_572.0)
+    (measured,), _, _ = measure([case(exported)], replace(SETTINGS, batch=(1,)), lambda _: None)
+    # Set by hand: what a fast machine measures of a tiny model can have any number of decimals.
+    quick, wide = Estimate(0.412, 0.398, 0.433), Estimate(4_316.0, 3_814.0, 4_572.0)
+    row = replace(
+        measured, p50_ms=quick, p90_ms=quick, p99_ms=quick, images_per_second=Estimate(2_427.0, 2_309.0, 2_513.0),
+        achieved_flops=0.5e12, matmul_flops=1e12,
+    )  # fmt: skip
     slow = replace(
         row, variant="So150m-896/16", p50_ms=wide, p90_ms=wide, p99_ms=wide, peak_memory_bytes=23_500 * 10**6
     )

@@ -22,7 +22,7 @@ from benchmarks.process import ended_like_ctrl_c
 from benchmarks.words import number, pixels, places, plural, with_interval
 from sovit.commands.result import EXIT_INTERRUPTED, Result
 from sovit.config import parse_image_size
-from sovit.cores import available_cores
+from sovit.cores import available_cores, require_threads
 from sovit.errors import EXIT_FAILED, ConfigError
 from sovit.jsonio import from_dict, must_be_writable, write_json
 from sovit.progress import progress
@@ -82,10 +82,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
             raise ConfigError(f"--{name} {getattr(arguments, name)} must be at least 1.")
     if min(arguments.batch) < 1:
         raise ConfigError(f"--batch {min(arguments.batch)} must be at least 1.")
-    if arguments.threads is not None and arguments.threads < 1:
-        raise ConfigError(f"--threads {arguments.threads} must be at least 1.")
-    if (arguments.threads or 0) > available_cores():
-        raise ConfigError(f"--threads {arguments.threads} must be at most {available_cores()}, the cores there are.")
+    require_threads(arguments.threads)
     if not 0 <= arguments.seconds <= _MOST_SECONDS:
         raise ConfigError(f"--seconds {arguments.seconds:g} must be 0 to {_MOST_SECONDS:,}.")
     return Settings(

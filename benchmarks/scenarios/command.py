@@ -15,7 +15,7 @@ from benchmarks.scenarios.child import Order
 from benchmarks.scenarios.loadgen import Outcome, Scenario, loadgen
 from sovit.artifact import open_artifact
 from sovit.commands.result import Result, aligned
-from sovit.cores import available_cores
+from sovit.cores import require_threads
 from sovit.errors import ConfigError
 from sovit.jsonio import from_dict, must_be_writable, write_json
 from sovit.runtime.open import setting_for
@@ -24,11 +24,9 @@ from sovit.runtime.open import setting_for
 def scenario(arguments: argparse.Namespace) -> Result:
     """Run one scenario on an artifact."""
     must_be_writable(arguments.out)
-    for name in ("threads", "max_batch"):
-        if (value := getattr(arguments, name)) is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least 1.")
-    if (arguments.threads or 0) > available_cores():
-        raise ConfigError(f"--threads {arguments.threads} must be at most {available_cores()}, the cores there are.")
+    require_threads(arguments.threads)
+    if arguments.max_batch is not None and arguments.max_batch < 1:
+        raise ConfigError(f"--max-batch {arguments.max_batch} must be at least 1.")
     loadgen()
     artifact = open_artifact(arguments.artifact)
     setting = setting_for(artifact, runtime=arguments.runtime, threads=arguments.threads or 0, lanes=1)
