@@ -80,13 +80,17 @@ def decode(source: ImageSource, options: DecodeOptions, size_of: SizeOf | None =
     if isinstance(source, Image.Image):
         _check_header(source, options)
         return _to_rgb(source.copy(), _orientation(source))
+    return _from_bytes(read_source(source), options, size_of)
+
+
+def read_source(source: str | Path | bytes) -> bytes:
+    """The bytes of an image file. Raises `InvalidImage` where there is none to read."""
     if isinstance(source, bytes):
-        return _from_bytes(source, options, size_of)
+        return source
     try:
-        content = Path(source).read_bytes()
+        return Path(source).read_bytes()
     except OSError as error:
         raise InvalidImage(f"{source} cannot be read: {error.strerror}.") from error
-    return _from_bytes(content, options, size_of)
 
 
 def sniff(content: bytes) -> str | None:
@@ -95,6 +99,16 @@ def sniff(content: bytes) -> str | None:
         if content.startswith(signature):
             return name
     return "WEBP" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
+
+
+def check_size(width: int, height: int, options: DecodeOptions) -> None:
+    """Raises `InvalidImage` for an image whose header asks for too many pixels or for none."""
+    if width * height > options.max_pixels:
+        raise InvalidImage(f"the image is {width} x {height}, over the limit of {options.max_pixels:,} pixels.")
+    if max(width, height) > MAX_SIDE:  # resizing takes memory by the longer side
+        raise InvalidImage(f"the image is {width} x {height}, over the limit of {MAX_SIDE:,} pixels for a side.")
+    if min(width, height) < 1:
+        raise InvalidImage("the image has no pixels.")
 
 
 def _from_bytes(content: bytes, options: DecodeOptions, size_of: SizeOf | None) -> Image.Image:
@@ -130,7 +144,7 @@ def _from_jpeg(content: bytes, options: DecodeOptions, size_of: SizeOf | None) -
     Phone cameras store a depth map or a second view behind the photograph (MPO): only the photograph is decoded.
     """
     header = read_jpeg_header(content)
-    _check_size(header.width, header.height, options)
+    check_size(header.width, header.height, options)
     least_yx = None
     if options.reduced_scale and size_of is not None:
         lying = header.orientation in _LYING
@@ -150,17 +164,8 @@ def _from_jpeg(content: bytes, options: DecodeOptions, size_of: SizeOf | None) -
         raise InvalidImage("the JPEG data is truncated or corrupt.") from error
 
 
-def _check_size(width: int, height: int, options: DecodeOptions) -> None:
-    if width * height > options.max_pixels:
-        raise InvalidImage(f"the image is {width} x {height}, over the limit of {options.max_pixels:,} pixels.")
-    if max(width, height) > MAX_SIDE:  # resizing takes memory by the longer side
-        raise InvalidImage(f"the image is {width} x {height}, over the limit of {MAX_SIDE:,} pixels for a side.")
-    if min(width, height) < 1:
-        raise InvalidImage("the image has no pixels.")
-
-
 def _check_header(image: Image.Image, options: DecodeOptions) -> None:
-    _check_size(image.width, image.height, options)
+    check_size(image.width, image.height, options)
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise InvalidImage("the image has more than one frame; send a single frame.")
 

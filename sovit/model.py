@@ -98,10 +98,12 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.ls2 = LayerScale(config) if config.layer_scale else nn.Identity()
 
-    def forward(self, x_BND: Tensor, mask_B11N: Tensor | None = None) -> Tensor:
-        """[B, N, D] to [B, N, D]."""
-        x_BND = x_BND + self.ls1(self.attn(self.norm1(x_BND), mask_B11N))
-        return x_BND + self.ls2(self.mlp(self.norm2(x_BND)))  # type: ignore[no-any-return]
+    def forward(self, x_BND: Tensor, mask_B11N: Tensor | None = None, keep_2B11: Tensor | None = None) -> Tensor:
+        """[B, N, D] to [B, N, D]. `keep_2B11` scales the attention and the MLP of each image (stochastic depth)."""
+        attended_BND = self.ls1(self.attn(self.norm1(x_BND), mask_B11N))
+        x_BND = x_BND + (attended_BND if keep_2B11 is None else attended_BND * keep_2B11[0])
+        mixed_BND = self.ls2(self.mlp(self.norm2(x_BND)))
+        return x_BND + (mixed_BND if keep_2B11 is None else mixed_BND * keep_2B11[1])  # type: ignore[no-any-return]
 
 
 class MapHead(nn.Module):
@@ -152,10 +154,11 @@ class ViT(nn.Module):
         self.head = nn.Linear(width, config.num_classes) if config.num_classes else None
         self.init_weights()
 
-    def forward(self, image: Tensor | Patches) -> ViTOutput:
+    def forward(self, image: Tensor | Patches, keep_E2B: Tensor | None = None) -> ViTOutput:
         """Run the model on images [B, C, Y, X] of exactly `config.image_size`, or on images of any grid as `Patches`.
 
-        `Patches` are for NaFlex models. Raises `ConfigError` for others, and where grid and mask do not fit each other.
+        `keep_E2B` is for training alone: for each of the E blocks the factors of its two branches per image, 0 where
+        stochastic depth drops one. `Patches` are for NaFlex models. Raises `ConfigError` for others, and where grid and mask do not fit each other.
         """
         mask_B11N = None
         if isinstance(image, Patches):
@@ -166,8 +169,8 @@ class ViT(nn.Module):
         for prefix in (self.registers, self.cls):
             if prefix is not None:
                 x_BND = torch.cat([prefix.expand(x_BND.shape[0], -1, -1), x_BND], dim=1)
-        for block in self.blocks:
-            x_BND = block(x_BND, mask_B11N)
+        for index, block in enumerate(self.blocks):
+            x_BND = block(x_BND, mask_B11N, None if keep_E2B is None else keep_E2B[index, :, :, None, None])
         tokens_BND = x_BND if self.config.fc_norm else self.norm(x_BND)
         pre_logits_BD = self._pool(tokens_BND, mask_B11N)
         if self.config.fc_norm:

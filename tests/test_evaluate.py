@@ -19,7 +19,7 @@ from sovit.errors import ConfigError, InvalidImage
 from sovit.labels import imagenet_1k
 from sovit.predict import Classification, Prediction
 from sovit.process import free_port, serving, sovit_serve
-from train.data import Dataset, load_dataset
+from train.data.dataset import Dataset, load_dataset
 from train.evaluate import by_name, evaluate_classifier, match_labels, run_in_batches
 from train.probing import PROBES, evaluate_probe
 
@@ -201,5 +201,5 @@ def test_no_image_at_all_is_an_error() -> None:
     def classify(images: object, top_k: int) -> list[Classification]:
         raise InvalidImage("it is broken.")
 
-    with pytest.raises(ConfigError, match="none of the 1 images could be decoded; the first, image 0: it is broken"):
+    with pytest.raises(ConfigError, match="none of the 1 images could be decoded; the first, image 0 of x: it is"):
         evaluate_classifier(classify, ["a"], Dataset("x", [b"1"], np.zeros(1, np.int64), ("a",)))

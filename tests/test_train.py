@@ -7,20 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 from rich.console import Console
 
 from sovit.errors import ConfigError
 from sovit.predict import Classification, Prediction, load_checkpoint
-from train.augment import random_affine
-from train.data import Dataset, load_dataset
+from train.augment.affine import random_affine
+from train.data.dataset import Dataset, load_dataset
 from train.evaluate import ClassResult, evaluate_classifier
 from train.loop import TrainingDiverged, train
-from train.optim import adamw
 from train.recipes import recipe
-from train.schedule import warmup_cosine
 
 SMALL = ["width=16", "depth=1", "mlp_dim=32", "num_heads=2", "steps=60", "warmup_steps=6", "batch_size=32"]
 
@@ -31,42 +26,6 @@ def quiet() -> Console:
 
 def first(dataset: Dataset, count: int) -> Dataset:
     return Dataset(dataset.name, dataset.images[:count], dataset.targets[:count], dataset.classes)
-
-
-def test_the_digits_split_is_fixed_and_disjoint() -> None:
-    train_set, test_set = load_dataset("digits", "train"), load_dataset("digits", "test")
-    assert (len(train_set), len(test_set)) == (1437, 360)
-    assert train_set.classes == tuple("0123456789")
-    assert set(test_set.targets.tolist()) == set(range(10))
-    for one, two in zip(test_set.images, load_dataset("digits", "test").images, strict=True):
-        assert np.array_equal(np.asarray(one), np.asarray(two))
-    # Two scans may be alike by chance, hardly more: the two parts share no image by construction.
-    seen = {np.asarray(image).tobytes() for image in train_set.images}
-    assert sum(np.asarray(image).tobytes() in seen for image in test_set.images) <= 1
-
-
-def test_a_folder_is_a_dataset(tmp_path: Path) -> None:
-    for split, count in (("train", 3), ("test", 1)):
-        for name in ("cat", "ant"):
-            (tmp_path / split / name).mkdir(parents=True)
-            for index in range(count):
-                Image.new("RGB", (9, 9)).save(tmp_path / split / name / f"{index}.png")
-            (tmp_path / split / name / "notes.txt").write_text("no image")
-            (tmp_path / split / name / ".hidden.png").write_bytes(b"")
-        (tmp_path / split / ".ipynb_checkpoints").mkdir()
-        (tmp_path / split / "empty").mkdir()
-    found = load_dataset(str(tmp_path), "train")
-    assert (found.classes, found.targets.tolist()) == (("ant", "cat"), [0, 0, 0, 1, 1, 1])
-    assert len(load_dataset(str(tmp_path / "test"), "test")) == 2
-
-
-def test_missing_data_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no data set is called 'digit'"):
-        load_dataset("digit", "train")
-    with pytest.raises(ConfigError, match="has no train images: it must hold train/CLASS/IMAGE"):
-        load_dataset(str(tmp_path), "train")
-    with pytest.raises(ConfigError, match="holds no images"):
-        load_dataset(str(tmp_path), "test")
 
 
 def test_training_learns_and_leaves_a_checkpoint_and_a_log(tmp_path: Path) -> None:
@@ -137,17 +96,6 @@ def test_an_unknown_recipe_is_named() -> None:
         recipe("mnist", [])
 
 
-def test_the_schedule_in_closed_form() -> None:
-    values = [warmup_cosine(step, steps=110, warmup_steps=10) for step in (0, 5, 10, 60, 110)]
-    assert values == pytest.approx([0, 0.5, 1, 0.5, 0])
-
-
-@given(st.integers(1, 500), st.integers(0, 100))
-def test_the_schedule_stays_between_0_and_1(steps: int, warmup: int) -> None:
-    for step in range(0, steps, 7):
-        assert 0 <= warmup_cosine(step, steps=steps, warmup_steps=warmup) <= 1
-
-
 def test_augmentation_by_nothing_changes_nothing_and_a_shift_shifts() -> None:
     image = torch.rand(3, 3, 8, 8)
     generator = torch.Generator().manual_seed(0)
@@ -158,19 +106,6 @@ def test_augmentation_by_nothing_changes_nothing_and_a_shift_shifts() -> None:
     assert (moved - image).abs().max() > 0.05
     assert moved.min() >= image.min()
     assert moved.max() <= image.max()
-
-
-def test_only_matrices_are_decayed() -> None:
-    from sovit.model import ViT
-    from tests.conftest import tiny_spec
-
-    model = ViT(tiny_spec(pool="map").model)
-    decayed, kept = adamw(model, learning_rate=1, weight_decay=0.5).param_groups
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.5, 0)
-    assert all(names[id(parameter)].endswith("weight") for parameter in decayed["params"])
-    assert {"pos_embed", "map_head.probe", "norm.weight", "head.bias"} <= {names[id(p)] for p in kept["params"]}
-    assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 
 def test_accuracy_by_hand() -> None:

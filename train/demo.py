@@ -26,7 +26,7 @@ from sovit.client import Client
 from sovit.errors import ServiceError, SoViTError
 from sovit.predict import Classification
 from sovit.process import free_port, serving, sovit_serve
-from train.data import Dataset, load_dataset
+from train.data.dataset import Dataset, load_dataset
 
 GOAL: Final = 0.97
 GALLERY: Final = 120

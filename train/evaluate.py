@@ -14,7 +14,7 @@ from sovit.errors import ConfigError, DeadlineExceeded, InvalidImage, TooLarge, 
 from sovit.labels import imagenet_1k
 from sovit.predict import Classification
 from sovit.progress import progress
-from train.data import Dataset
+from train.data.dataset import Dataset
 
 TOP_K: Final = 5
 BATCH: Final = 8  # also of a request to a service: more photographs may be over its limits
@@ -129,8 +129,4 @@ def run_in_batches(
 
 def by_name(dataset: Dataset, failed: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
     """(name, reason) of images by index."""
-    names = {
-        index: f"image {index}" if isinstance(image := dataset.images[index], (bytes, np.ndarray)) else str(image)
-        for index in failed
-    }
-    return tuple((names[index], reason) for index, reason in failed.items())
+    return tuple((dataset.image_name(index), reason) for index, reason in failed.items())

@@ -30,10 +30,10 @@ from sovit.predict import Predictor
 from sovit.preprocess import Preprocess
 from sovit.runtime.pytorch import TorchRuntime
 from sovit.spec import ModelSpec
-from train.augment import random_affine
-from train.data import Dataset
+from train.augment.affine import random_affine
+from train.data.dataset import Dataset
 from train.evaluate import Evaluation, evaluate_classifier
-from train.optim import adamw
+from train.optim.adamw import adamw
 from train.recipes import TrainConfig
 from train.schedule import warmup_cosine
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sovit.decode import ImageSource
 from train import probes
-from train.data import Dataset
+from train.data.dataset import Dataset
 from train.evaluate import TOP_K, by_name, match_labels, nothing_decoded, run_in_batches
 
 Probe = Literal["fewshot", "knn", "linear"]

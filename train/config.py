@@ -1,0 +1,180 @@
+"""Everything that decides a training run, with its defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar, Final, Literal
+
+from pydantic import ConfigDict
+
+from sovit.config import Pool, PositionEmbedding
+from sovit.errors import ConfigError
+from sovit.jsonio import STRICT
+
+Crop = Literal["squash", "pad", "inception"]
+ObjectiveName = Literal["softmax", "sigmoid"]
+OptimizerName = Literal["adamw", "adafactor", "sgd"]
+ScheduleName = Literal["cosine", "rsqrt", "linear"]
+TrainPrecision = Literal["fp32", "bf16"]
+Parallel = Literal["ddp", "fsdp"]
+TrainProbe = Literal["fewshot", "knn"]
+
+# Fields that may differ when a run is resumed: none of them is part of what is computed.
+FREE_TO_CHANGE: Final = frozenset(
+    {"workers", "threads", "log_every", "save_every", "keep_states", "eval_every", "probes", "compile", "tensorboard",
+     "checkpoint_activations", "parallel", "accumulate", "keep_decoded", "most_bad_images"}
+)  # fmt: skip
+_SHAPE: Final = ("width", "depth", "mlp_dim", "num_heads", "patch_size")
+_AT_LEAST_ONE: Final = ("batch_size", "accumulate", "log_every", "keep_states", "timescale")
+_POSITIVE: Final = ("learning_rate", "clip_norm", "distill_temperature")
+_NOT_NEGATIVE: Final = (
+    "threads", "workers", "steps", "epochs", "warmup_steps", "warmup_fraction", "cooldown_steps", "weight_decay",
+    "head_decay_factor", "rotate_degrees", "shift_fraction", "save_every", "eval_every", "most_bad_images",
+    "randaugment_count", "randaugment_magnitude", "mixup", "cutmix", "pad_pixels",
+)  # fmt: skip
+_FRACTIONS: Final = (
+    "label_smoothing", "scale_fraction", "erase", "stochastic_depth", "ema", "distill_weight", "warmup_fraction",
+    "momentum",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. A step is an optimiser's step; `batch_size` counts the images of all processes together.
+
+    The model is given by its shape, as in `ViTConfig`, or by `init`, a checkpoint folder whose weights the run starts
+    from; the head is made anew, with zero weights and the bias `head_bias`. A head of a new shape has zero weights too.
+
+    The length is `steps`, or `epochs` over the training images. `crop` says how an image is brought to `image_size`:
+    `squash` resizes it, `pad` also shifts it within `pad_pixels`, `inception` cuts out a random part. `keep_decoded`
+    decodes every image once and keeps the pixels in memory, for small images.
+
+    `mixup` and `cutmix` are alphas of a Beta distribution, `erase` is a probability, `ema` the decay of averaged
+    weights (0 for none; where there are some, they are evaluated and saved). `layer_decay` multiplies the learning
+    rate once per layer from the head down. `weight_decay` is AdamW's.
+
+    `teacher` is a checkpoint folder with the same classes to distil from, `distill_weight` its part of the loss.
+
+    `accumulate` splits every process's part of a batch to save memory. `threads` 0 takes all cores. A state to resume
+    from is saved every `save_every` steps and at the end, the last `keep_states` are kept; `eval_every` 0 evaluates at
+    the end alone, and `probes` are fitted where there is an evaluation on the way.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    width: int | None = None
+    depth: int | None = None
+    mlp_dim: int | None = None
+    num_heads: int | None = None
+    patch_size: int | None = None
+    image_size: tuple[int, int]
+    pool: Pool = "map"
+    position_embedding: PositionEmbedding = "learn"
+    init: str = ""
+    head_bias: float = 0.0
+
+    objective: ObjectiveName = "softmax"
+    label_smoothing: float = 0.0
+    teacher: str = ""
+    distill_weight: float = 0.5
+    distill_temperature: float = 1.0
+
+    steps: int = 0
+    epochs: float = 0.0
+    batch_size: int
+    accumulate: int = 1
+    optimizer: OptimizerName = "adamw"
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.99)
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    head_decay_factor: float = 1.0
+    layer_decay: float = 1.0
+    clip_norm: float = 1.0
+    ema: float = 0.0
+    schedule: ScheduleName = "cosine"
+    warmup_steps: int = 0
+    warmup_fraction: float = 0.0
+    cooldown_steps: int = 0
+    timescale: int = 10_000
+    stochastic_depth: float = 0.0
+
+    crop: Crop = "squash"
+    pad_pixels: int = 4
+    crop_area: tuple[float, float] = (0.05, 1.0)
+    flip: bool = False
+    randaugment_count: int = 0
+    randaugment_magnitude: int = 10
+    rotate_degrees: float = 0.0
+    shift_fraction: float = 0.0
+    scale_fraction: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    erase: float = 0.0
+    keep_decoded: bool = False
+    most_bad_images: int = 100
+
+    precision: TrainPrecision = "fp32"
+    compile: bool = False
+    checkpoint_activations: bool = False
+    parallel: Parallel = "ddp"
+    seed: int = 0
+    threads: int = 0
+    workers: int = 1
+
+    log_every: int = 50
+    save_every: int = 1_000
+    keep_states: int = 2
+    eval_every: int = 0
+    probes: tuple[TrainProbe, ...] = ()
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        missing = [name for name in _SHAPE if getattr(self, name) is None]
+        if not self.init and missing:
+            raise ConfigError(f"the model lacks {', '.join(missing)}: set them, or init=CHECKPOINT to start from one.")
+        if self.init and len(missing) < len(_SHAPE):
+            given = ", ".join(name for name in _SHAPE if name not in missing)
+            raise ConfigError(f"{given} and init are both set: a run that starts from a checkpoint takes its shape.")
+        if bool(self.steps) == bool(self.epochs):
+            raise ConfigError("the length is either steps or epochs: set one of them, and the other to 0.")
+        if self.warmup_steps and self.warmup_fraction:
+            raise ConfigError("warmup_steps and warmup_fraction are both set: set one of them.")
+        if self.cooldown_steps and self.schedule != "rsqrt":
+            raise ConfigError(f"cooldown_steps means nothing to the schedule {self.schedule}: it belongs to rsqrt.")
+        if (self.mixup or self.cutmix) and self.batch_size % (2 * self.accumulate):
+            raise ConfigError(
+                f"batch_size is {self.batch_size}, mixup and cutmix need a multiple of {2 * self.accumulate}: pairs."
+            )
+
+    def _check_numbers(self) -> None:
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be above 0.")
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must not be negative.")
+        for name in _FRACTIONS:
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 0 and below 1.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas are {self.betas}, both must be at least 0 and below 1.")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay is {self.layer_decay}, it must be above 0 and at most 1.")
+        if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise ConfigError(f"crop_area is {self.crop_area}, it must be two rising fractions above 0 and at most 1.")
+
+    def length(self, images: int) -> int:
+        """Optimiser steps of the run over so many training images."""
+        return self.steps or max(1, round(self.epochs * images / self.batch_size))
+
+    def warmup(self, steps: int) -> int:
+        """Steps of warm-up in a run of so many."""
+        return self.warmup_steps or round(self.warmup_fraction * steps)
+
+
+FIELDS: Final = tuple(entry.name for entry in fields(TrainConfig))

@@ -1,0 +1,1 @@
+"""The optimisers: parameter groups, AdamW, big_vision's Adafactor, SGD, and averaged weights."""

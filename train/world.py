@@ -1,0 +1,78 @@
+"""The processes of a run: one, or those that torchrun started.
+
+    torchrun --nproc-per-node 2 -m sovit train cifar10 --data DATA --out DIR
+
+Everything that has to be the same in all of them goes through here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the run's processes, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the log and the checkpoint."""
+        return self.rank == 0
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """The sums of these numbers over all processes."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor)
+        return tensor.tolist()  # type: ignore[no-any-return]
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Every process's value, by rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined(*, group: bool = False) -> Iterator[World]:
+    """This process's place in the world of its launcher. `group` makes a process group of one process as well.
+
+    CPU tensors go through gloo and CUDA's through NCCL. A group that exists already is used and left as it is.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    begun = False
+    if dist.is_initialized():
+        size, rank = dist.get_world_size(), dist.get_rank()
+    elif size > 1 or group:
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
+        dist.init_process_group(backend, **alone)
+        begun = True
+    try:
+        yield World(rank, size, device)
+    finally:
+        if begun:
+            dist.destroy_process_group()
