@@ -158,14 +158,16 @@ class ViT(nn.Module):
         """Run the model on images [B, C, Y, X] of exactly `config.image_size`, or on images of any grid as `Patches`.
 
         `keep_E2B` is for training alone: for each of the E blocks the factors of its two branches per image, 0 where
-        stochastic depth drops one. `Patches` are for NaFlex models. Raises `ConfigError` for others, and where grid and mask do not fit each other.
+        stochastic depth drops one. `Patches` are for NaFlex models. Raises `ConfigError` for others, and where grid and
+        mask do not fit each other.
         """
         mask_B11N = None
         if isinstance(image, Patches):
             x_BND = self._embed_patches(image)
             mask_B11N = image.mask_BN[:, None, None]
         else:
-            x_BND = self.patch_embed(image).flatten(2).transpose(1, 2) + self.pos_embed
+            # Contiguous: for one that is transposed, blocks compiled for bfloat16 on a CPU give NaN (torch 2.13).
+            x_BND = self.patch_embed(image).flatten(2).transpose(1, 2).contiguous() + self.pos_embed
         for prefix in (self.registers, self.cls):
             if prefix is not None:
                 x_BND = torch.cat([prefix.expand(x_BND.shape[0], -1, -1), x_BND], dim=1)

@@ -32,7 +32,6 @@ from benchmarks.latency.child import Timed, warm_up
 from benchmarks.latency.command import table_of
 from benchmarks.latency.energy import LEAST_SECONDS, measured_energy
 from benchmarks.latency.exports import artifact_of
-from benchmarks.latency.peaks import peak_flops
 from benchmarks.latency.result import Failed, Settings, read_measured
 from benchmarks.latency.run import Taken, measure
 from sovit.artifact import Artifact, Precision
@@ -40,6 +39,7 @@ from sovit.cli import main
 from sovit.cost import cost
 from sovit.errors import ConfigError, ServiceError
 from sovit.machine import this_machine
+from sovit.peaks import peak_flops
 from sovit.runtime.fake import FakeRuntime
 
 SECOND = 1.0

@@ -30,16 +30,21 @@ def train(arguments: argparse.Namespace) -> Result:
     """Run a recipe."""
     from rich.console import Console
 
+    from train.loop import Stopped
     from train.loop import train as run
 
     config = recipe(arguments.recipe, arguments.set)
-    result = run(
-        config,
-        load_dataset(arguments.data, "train"),
-        load_dataset(arguments.data, "test"),
-        arguments.out,
-        console=Console(stderr=True),
-    )
+    try:
+        result = run(
+            config,
+            load_dataset(arguments.data, "train"),
+            load_dataset(arguments.data, "test"),
+            arguments.out,
+            console=Console(stderr=True),
+            restart=arguments.restart,
+        )
+    except Stopped as stopped:
+        return Result({"stopped_by_signal": stopped.signal}, str(stopped), stopped.exit_code)
     data = {
         "checkpoint": str(result.checkpoint),
         "train_seconds": result.seconds,
@@ -47,7 +52,7 @@ def train(arguments: argparse.Namespace) -> Result:
         "evaluation": asdict(result.evaluation),
     }
     text = (
-        f"trained {config.steps} steps in {result.seconds:.1f} s, last loss {result.final_loss:.4f}\n"
+        f"trained {result.steps} steps in {result.seconds:.1f} s, last loss {result.final_loss:.4f}\n"
         f"{result.evaluation.data}: top-1 {result.evaluation.top1:.2%} of {result.evaluation.images} images\n"
         f"checkpoint: {result.checkpoint}"
     )

@@ -10,11 +10,12 @@ from pydantic import ConfigDict
 from sovit.config import Pool, PositionEmbedding
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
+from train.augment.randaugment import MAX_MAGNITUDE
+from train.objective import Objective
+from train.optim.build import OptimizerName
+from train.schedule import ScheduleKind
 
 Crop = Literal["squash", "pad", "inception"]
-ObjectiveName = Literal["softmax", "sigmoid"]
-OptimizerName = Literal["adamw", "adafactor", "sgd"]
-ScheduleName = Literal["cosine", "rsqrt", "linear"]
 TrainPrecision = Literal["fp32", "bf16"]
 Parallel = Literal["ddp", "fsdp"]
 TrainProbe = Literal["fewshot", "knn"]
@@ -73,7 +74,7 @@ class TrainConfig:
     init: str = ""
     head_bias: float = 0.0
 
-    objective: ObjectiveName = "softmax"
+    objective: Objective = "softmax"
     label_smoothing: float = 0.0
     teacher: str = ""
     distill_weight: float = 0.5
@@ -92,7 +93,7 @@ class TrainConfig:
     layer_decay: float = 1.0
     clip_norm: float = 1.0
     ema: float = 0.0
-    schedule: ScheduleName = "cosine"
+    schedule: ScheduleKind = "cosine"
     warmup_steps: int = 0
     warmup_fraction: float = 0.0
     cooldown_steps: int = 0
@@ -163,6 +164,8 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 0 and below 1.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas are {self.betas}, both must be at least 0 and below 1.")
+        if self.randaugment_magnitude > MAX_MAGNITUDE:
+            raise ConfigError(f"randaugment_magnitude is {self.randaugment_magnitude}, it is at most {MAX_MAGNITUDE}.")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay is {self.layer_decay}, it must be above 0 and at most 1.")
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:

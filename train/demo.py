@@ -47,7 +47,7 @@ def demo(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
 
     _stage(console, "1. Train a small SoViT on 1,437 scans of digits (360 more are held out)")
-    _sovit(console, "train", "digits", "--data", "digits", "--out", str(out))
+    _sovit(console, "train", "digits", "--data", "digits", "--out", str(out), "--restart")
     provenance = read_config(out / "checkpoint").provenance
 
     _stage(console, "2. Export it to ONNX, with the parity check against fp32 PyTorch")

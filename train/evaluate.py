@@ -59,21 +59,32 @@ def evaluate_classifier(classify: Classify, labels: Sequence[str], dataset: Data
     started = time.perf_counter()
     results, failed = run_in_batches("evaluating", lambda images: classify(images, TOP_K), dataset)
     seconds = time.perf_counter() - started
-    if not results:
-        raise nothing_decoded(dataset, failed)
-    if len(labels) > 1 and all(len({p.score for p in found.predictions}) == 1 for found in results.values()):
+    if len(labels) > 1 and results and all(len({p.score for p in f.predictions}) == 1 for f in results.values()):
         raise ConfigError("the model gives all classes the same score for every image: its head was never trained.")
-    chosen = np.array(list(results))
-    ranked = [[prediction.label for prediction in found.predictions] for found in results.values()]
-    targets = dataset.targets[chosen]
-    first = np.array([names[:1] == [wanted[target]] for names, target in zip(ranked, targets, strict=True)])
-    within = np.array([wanted[target] in names for names, target in zip(ranked, targets, strict=True)])
+    ranked = {index: [prediction.label for prediction in found.predictions] for index, found in results.items()}
+    return evaluation_of(dataset, wanted, ranked, failed, seconds)
+
+
+def evaluation_of(
+    dataset: Dataset,
+    wanted: Sequence[str],
+    ranked: Mapping[int, Sequence[str]],
+    failed: Mapping[int, str],
+    seconds: float,
+) -> Evaluation:
+    """What the best labels of each image, by its index and the best first, come to. `wanted` has each class's label."""
+    if not ranked:
+        raise nothing_decoded(dataset, failed)
+    targets = dataset.targets[np.array(list(ranked))]
+    pairs = list(zip(ranked.values(), targets, strict=True))
+    first = np.array([names[:1] == [wanted[target]] for names, target in pairs])
+    within = np.array([wanted[target] in names for names, target in pairs])
     return Evaluation(
         data=dataset.name,
-        images=len(results),
+        images=len(ranked),
         top1=float(first.mean()),
         top5=float(within.mean()),
-        images_per_second=len(results) / seconds,
+        images_per_second=len(ranked) / seconds,
         per_class=tuple(
             ClassResult(name, int(chosen.sum()), int(first[chosen].sum()), int(within[chosen].sum()))
             for index, name in enumerate(dataset.classes)

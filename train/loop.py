@@ -1,167 +1,339 @@
-"""The training loop: data in memory, one process, AdamW, a checkpoint at the end.
+"""A run from its first step, or from where it was stopped, to its checkpoint.
 
     sovit train digits --data digits --out runs/digits
 
-leaves `checkpoint/` and `log.jsonl` in the folder.
+leaves `checkpoint/`, `log.jsonl`, `run.json` and the last states in the folder. The same command again goes on after
+the last state; killed at any moment, it ends at the same weights as a run that was never stopped.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import time
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any, Final
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from sovit.checkpoint import save_checkpoint
-from sovit.config import ViTConfig
+from sovit.checkpoint import own_files, write_checkpoint
 from sovit.cores import available_cores
+from sovit.cost import cost
 from sovit.errors import ConfigError, SoViTError
-from sovit.jsonio import from_dict
+from sovit.folder import check_replaceable
+from sovit.jsonio import read_json, to_dict, write_json
 from sovit.model import ViT
-from sovit.predict import Predictor
-from sovit.preprocess import Preprocess
-from sovit.runtime.pytorch import TorchRuntime
+from sovit.peaks import peak_flops
 from sovit.spec import ModelSpec
-from train.augment.affine import random_affine
+from train.build import first_model, spec_of, teacher_of
+from train.config import FREE_TO_CHANGE, TrainConfig
+from train.data.checks import check_splits
 from train.data.dataset import Dataset
-from train.evaluate import Evaluation, evaluate_classifier
-from train.optim.adamw import adamw
-from train.recipes import TrainConfig
-from train.schedule import warmup_cosine
+from train.evaluate import Evaluation
+from train.loader import train_batches
+from train.optim.build import build_optimizer
+from train.optim.ema import Ema
+from train.optim.groups import parameter_groups
+from train.parallel import prepared
+from train.samples import TrainSamples, decoded
+from train.schedule import Schedule
+from train.state import State, restore, save, states
+from train.step import Learner
+from train.validate import validate
+from train.watch import Clock, Log, Screen
+from train.world import World, joined
 
-LOG_EVERY = 50
+_TRAIN_FORWARDS: Final = 3  # a backward pass costs two forward passes
 
 
-class TrainingDiverged(SoViTError):
-    """The loss is no longer a finite number."""
+class TooManyBadImages(SoViTError):
+    """More images than `most_bad_images` could not be used."""
+
+
+class Stopped(SoViTError):
+    """A signal ended the run after its state was saved. `signal` is its number."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number
+        self.exit_code = 0 if number == signal.SIGTERM else 128 + number
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run gave. `seconds` is the loop alone, without loading data and evaluating."""
+    """What a run gave. `seconds` is the loop alone since the last start, without loading data and evaluating."""
 
     checkpoint: Path
+    steps: int
     seconds: float
     final_loss: float
     evaluation: Evaluation
 
 
-def train(config: TrainConfig, train_set: Dataset, test_set: Dataset, out: Path, *, console: Console) -> TrainResult:
-    """Train on `train_set`, evaluate once on `test_set` at the end, write `out/checkpoint`.
+def train(
+    config: TrainConfig,
+    train_set: Dataset,
+    test_set: Dataset,
+    out: Path,
+    *,
+    console: Console,
+    restart: bool = False,
+) -> TrainResult:
+    """Train on `train_set`, evaluate on `test_set` at the end, write `out/checkpoint`; or go on with what `out` holds.
 
-    The test set takes no part in training or in choosing a checkpoint. Raises `TrainingDiverged` before an update
-    with a loss that is not finite.
+    The test set takes no part in training or in choosing a checkpoint. `restart` forgets what `out` holds. Raises
+    `ConfigError` before the first step where data, settings or folder do not fit; `TrainingDiverged` before an update
+    with numbers that are not finite; `TooManyBadImages`; `StateNotSaved`; `Stopped` after SIGTERM or Ctrl-C.
     """
+    torch.set_num_threads(config.threads or available_cores())
+    check_replaceable(out / "checkpoint", "checkpoint", own_files)
     if len(train_set) < config.batch_size:
         raise ConfigError(f"{train_set.name} has {len(train_set)} images, less than one batch of {config.batch_size}.")
-    torch.set_num_threads(config.threads or available_cores())
-    torch.manual_seed(config.seed)
-    spec = _spec(config, train_set.classes)
-    model = ViT(spec.model).train()
-    image_NCYX, target_N = _tensors(train_set, spec.preprocess)
-    optimizer = adamw(model, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-    generator = torch.Generator().manual_seed(config.seed)
-    out.mkdir(parents=True, exist_ok=True)
+    warnings = check_splits(train_set, test_set)
+    with joined(group=config.parallel == "fsdp") as world, _signals() as asked:
+        _check_batch(config, world)
+        if world.is_main:
+            _claim(out, config, train_set, restart=restart)
+        world.barrier()
+        quiet = console if world.is_main else Console(quiet=True)
+        for warning in warnings:
+            quiet.print(f"warning: {warning}", highlight=False)
+        return _Run(config, train_set, test_set, out, world, quiet, asked).go()
 
-    started = time.perf_counter()
-    loss = math.nan
-    with _progress(console) as progress, (out / "log.jsonl").open("w", encoding="utf-8") as log:
-        task = progress.add_task("training", total=config.steps, note="")
-        order = torch.empty(0, dtype=torch.long)
-        for step in range(config.steps):
-            if len(order) < config.batch_size:
-                order = torch.randperm(len(target_N), generator=generator)
-            chosen, order = order[: config.batch_size], order[config.batch_size :]
-            rate = config.learning_rate * warmup_cosine(step, steps=config.steps, warmup_steps=config.warmup_steps)
-            image_BCYX = random_affine(
-                image_NCYX[chosen],
-                degrees=config.rotate_degrees,
-                shift=config.shift_fraction,
-                scale=config.scale_fraction,
-                generator=generator,
-            )
-            loss = _step(model, optimizer, image_BCYX, target_N[chosen], rate, config, step)
+
+class _Run:
+    """A run's parts, and the loop over its steps."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train_set: Dataset,
+        test_set: Dataset,
+        out: Path,
+        world: World,
+        console: Console,
+        asked: list[int],
+    ) -> None:
+        self.config, self.test_set, self.out, self.world = config, test_set, out, world
+        self.console, self.asked = console, asked
+        self.spec: ModelSpec = spec_of(config, train_set.classes)
+        self.images, self.data = len(train_set), train_set.name
+        vit = first_model(config, self.spec).to(world.device).train()
+        model = prepared(vit, config, world)
+        groups = parameter_groups(
+            model, weight_decay=config.weight_decay, layer_decay=config.layer_decay,
+            head_decay_factor=config.head_decay_factor,
+        )  # fmt: skip
+        optimizer = build_optimizer(
+            groups, name=config.optimizer, learning_rate=config.learning_rate, betas=config.betas,
+            momentum=config.momentum,
+        )  # fmt: skip
+        self.learner = Learner(
+            config, model, vit, teacher_of(config, self.spec, world.device), optimizer, self.spec.preprocess,
+            len(train_set.classes), world,
+        )  # fmt: skip
+        self.ema = Ema(vit, decay=config.ema) if config.ema else None
+        self.state = State(model, optimizer, self.ema)
+        self.steps = config.length(len(train_set))
+        self.schedule = Schedule(
+            kind=config.schedule, steps=self.steps, warmup_steps=config.warmup(self.steps),
+            cooldown_steps=config.cooldown_steps, timescale=config.timescale,
+        )  # fmt: skip
+        if config.keep_decoded:
+            train_set = decoded(train_set, self.spec.preprocess)
+        self.train_set = train_set
+        self.bad: dict[int, str] = {}
+
+    def go(self) -> TrainResult:
+        """Every step that is left, and what follows the last."""
+        found = states(self.out / "state")
+        done = max(found, default=0)
+        if found:
+            restore(found[done], self.state, self.world)
+            self.console.print(f"going on after step {done:,}", highlight=False)
+        log = Log(self.out / "log.jsonl", done) if self.world.is_main else None
+        screen = Screen(self.console, self.steps, done)
+        try:
+            seconds, loss = self._loop(done, log, screen)
+            evaluation = self._evaluate(self.steps, log, screen, exact=True)
+        finally:
+            screen.close()
+            if log is not None:
+                log.close()
+        assert evaluation is not None
+        self._write(evaluation, seconds)
+        return TrainResult(self.out / "checkpoint", self.steps, seconds, loss, evaluation)
+
+    def _loop(self, done: int, log: Log | None, screen: Screen) -> tuple[float, float]:
+        config, world = self.config, self.world
+        samples = TrainSamples(self.train_set, self.spec.preprocess, config)
+        batches = train_batches(samples, start=done, batch_size=config.batch_size, workers=config.workers, world=world)
+        clock, spent, loss = Clock(), 0.0, math.nan
+        logged = done
+        for step in range(done, self.steps):
+            with clock.measuring("data"):
+                batch = next(batches)
+            rate = config.learning_rate * self.schedule(step)
+            value, norm = self.learner.step(batch, step, rate, clock)
+            if self.ema is not None:
+                with clock.measuring("optimizer"):
+                    self.ema.update(self.learner.vit, step)
             done = step + 1
-            if done % LOG_EVERY == 0 or done == config.steps:
-                speed = done * config.batch_size / (time.perf_counter() - started)
-                note = f"loss {loss:.4f}  {speed:,.0f} images/s"
-                entry = {"step": done, "loss": loss, "learning_rate": rate, "images_per_second": speed}
-                log.write(json.dumps(entry) + "\n")
-                progress.update(task, note=note)
-                if not console.is_terminal:
-                    console.print(f"step {done}/{config.steps}  {note}")
-            progress.update(task, completed=done)
-    seconds = time.perf_counter() - started
+            stop = self._agree(batch.bad, done, log, screen)
+            if done % config.log_every == 0 or done == self.steps:
+                seconds, parts = clock.look()
+                spent += seconds
+                loss = world.sums([value])[0] / world.size
+                entry = self._entry(done, loss, rate, norm, (done - logged) / seconds, parts)
+                logged = done
+                if log is not None:
+                    log.write(entry)
+                screen.moved(done, _note(entry))
+            else:
+                screen.moved(done, "")
+            with clock.paused():
+                if stop or done == self.steps or (config.save_every and done % config.save_every == 0):
+                    save(self.out / "state", done, self.state, world, config.keep_states)
+                if config.eval_every and done % config.eval_every == 0 and done < self.steps and not stop:
+                    self._evaluate(done, log, screen)
+            if stop:
+                raise Stopped(f"stopped after step {done} of {self.steps}; the same command goes on from there.", stop)
+        return spent, loss
 
-    model.eval()
-    predictor = Predictor(TorchRuntime(model, spec.preprocess), spec)
-    evaluation = evaluate_classifier(predictor.classify, spec.labels, test_set)
-    provenance = {
-        "trained_on": train_set.name,
-        "images": len(train_set),
-        "config": asdict(config),
-        "seconds": round(seconds, 2),
-        "test_top1": evaluation.top1,
-        "torch": torch.__version__,
-    }
-    save_checkpoint(out / "checkpoint", model, spec, provenance)
-    return TrainResult(out / "checkpoint", seconds, loss, evaluation)
+    def _agree(self, bad: dict[int, str], step: int, log: Log | None, screen: Screen) -> int:
+        """Name images that could not be used; returns the number of a signal that any process was sent, or 0."""
+        for index, reason in bad.items():
+            if index not in self.bad:
+                name = self.train_set.image_name(index)
+                screen.tell(f"left out {name}: {reason}")
+                if log is not None:
+                    log.write({"step": step, "left_out": name, "reason": reason})
+        self.bad |= bad
+        sent = [float(number in self.asked) for number in (signal.SIGTERM, signal.SIGINT)]
+        terminate, interrupt, many = self.world.sums([*sent, float(len(self.bad))])
+        if many > self.config.most_bad_images:
+            first = f" here the first is {self.train_set.image_name(next(iter(self.bad)))}." if self.bad else ""
+            raise TooManyBadImages(
+                f"{int(many)} images could not be used by step {step}, and most_bad_images is "
+                f"{self.config.most_bad_images}: mend them, or raise it.{first}"
+            )
+        return signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
+
+    def _entry(
+        self, step: int, loss: float, rate: float, norm: float, steps_per_second: float, parts: dict[Any, float]
+    ) -> dict[str, Any]:
+        speed = steps_per_second * self.config.batch_size
+        entry: dict[str, Any] = {
+            "step": step, "loss": loss, "learning_rate": rate, "gradient_norm": norm, "images_per_second": speed,
+            **{part: round(fraction, 4) for part, fraction in parts.items()},
+        }  # fmt: skip
+        if self.world.device.type == "cuda":
+            peak = peak_flops(torch.cuda.get_device_name(), self.config.precision)
+            if peak:
+                flops = _TRAIN_FORWARDS * cost(self.spec.model).flops * speed / self.world.size
+                entry["mfu"] = round(flops / peak, 4)
+        return entry
+
+    def _evaluate(self, step: int, log: Log | None, screen: Screen, *, exact: bool = False) -> Evaluation | None:
+        learner = self.learner
+        with nullcontext() if self.ema is None else self.ema.applied(learner.vit):
+            found = validate(
+                learner.model, self.config, self.spec.preprocess, self.spec.labels, self.test_set, self.world,
+                exact=exact, stop=lambda: bool(self.asked) and not exact,
+            )  # fmt: skip
+        if found is not None and log is not None:
+            log.write({"step": step, "data": found.data, "top1": found.top1, "top5": found.top5})
+            screen.tell(f"step {step}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%} of {found.images} images")
+        return found
+
+    def _write(self, evaluation: Evaluation, seconds: float) -> None:
+        """The checkpoint: the averaged weights where there are some."""
+        learner = self.learner
+        with nullcontext() if self.ema is None else self.ema.applied(learner.vit):
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            tensors = get_model_state_dict(learner.model, options=options)
+            kept = {
+                name: tensor.detach().clone().contiguous()
+                for name, tensor in tensors.items()
+                if isinstance(tensor, torch.Tensor)
+            }
+        if self.world.is_main:
+            names = ViT(self.spec.model).state_dict().keys()
+            provenance = {
+                "trained_on": self.data,
+                "images": self.images,
+                "config": asdict(self.config),
+                "steps": self.steps,
+                "seconds": round(seconds, 2),
+                "test_top1": evaluation.top1,
+                "torch": torch.__version__,
+            }
+            with write_checkpoint(self.out / "checkpoint", {name: kept[name] for name in names}, self.spec, provenance):
+                pass
+        self.world.barrier()
 
 
-def _spec(config: TrainConfig, classes: tuple[str, ...]) -> ModelSpec:
-    shared = {name: getattr(config, name) for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size", "pool")}
-    model = from_dict(
-        ViTConfig, {**shared, "image_size": config.image_size, "num_classes": len(classes)}, "the recipe's model"
-    )
-    return ModelSpec(model=model, preprocess=Preprocess(image_size=config.image_size), labels=classes)
+def _note(entry: dict[str, Any]) -> str:
+    mfu = f"  MFU {entry['mfu']:.1%}" if "mfu" in entry else ""
+    waited = f"  data wait {entry.get('data', 0):.1%}"
+    return f"loss {entry['loss']:.4f}  {entry['images_per_second']:,.0f} images/s{waited}{mfu}"
 
 
-def _tensors(dataset: Dataset, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
-    """All images preprocessed and normalised, float32 [N, C, Y, X], and their targets [N]."""
-    image_NYXC = torch.from_numpy(np.stack([preprocess(image) for image in dataset.images]))
-    mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
-    image_NCYX = ((image_NYXC.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-    return image_NCYX, torch.from_numpy(dataset.targets)
+def _check_batch(config: TrainConfig, world: World) -> None:
+    pieces = world.size * config.accumulate * (2 if config.mixup or config.cutmix else 1)
+    if config.batch_size % pieces:
+        raise ConfigError(
+            f"batch_size is {config.batch_size}, it must be a multiple of {pieces}: processes x accumulate"
+            f"{' x 2, as images are mixed in pairs' if config.mixup or config.cutmix else ''}."
+        )
 
 
-def _step(
-    model: ViT,
-    optimizer: torch.optim.Optimizer,
-    image_BCYX: Tensor,
-    target_B: Tensor,
-    rate: float,
-    config: TrainConfig,
-    step: int,
-) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    logits_BL = model(image_BCYX).logits
-    loss = F.cross_entropy(logits_BL, target_B, label_smoothing=config.label_smoothing)
-    if not bool(torch.isfinite(loss)):
-        raise TrainingDiverged(f"the loss is {loss.item()} at step {step}; try a lower learning_rate.")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    optimizer.step()
-    return loss.item()
+def _claim(out: Path, config: TrainConfig, data: Dataset, *, restart: bool) -> None:
+    """Write down what runs in this folder. Raises `ConfigError` where something else was begun there."""
+    if restart:
+        for name in ("state", "run.json", "log.jsonl"):
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    begun = {"config": to_dict(config), "data": data.name, "images": len(data), "classes": list(data.classes)}
+    path = out / "run.json"
+    if states(out / "state") and path.is_file():
+        last = read_json(path)
+        settings = [name for name in begun["config"] if name not in FREE_TO_CHANGE]  # type: ignore[attr-defined]
+        pairs = [(name, last["config"].get(name), begun["config"][name]) for name in settings]  # type: ignore[index]
+        pairs += [(name, last[name], begun[name]) for name in ("data", "images", "classes")]
+        for name, old, new in pairs:
+            if old != new:
+                raise ConfigError(
+                    f"{out} holds a run with {name} {old}, not {new}: choose another --out, or --restart to forget it."
+                )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, begun)
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The numbers of SIGTERM and SIGINT as they come; a second one ends the process as it would without us."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -29,7 +29,8 @@ def prepared(model: ViT, config: TrainConfig, world: World) -> nn.Module:
         mesh = init_device_mesh(world.device.type, (world.size,))
         for block in model.blocks:
             fully_shard(block, mesh=mesh)
-        return fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh)  # in place: it is the same module
+        return model
     if world.size > 1:
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
     return model

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class World:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
-        return tensor.tolist()  # type: ignore[no-any-return]
+        return tensor.tolist()
 
     def gathered(self, value: Any) -> list[Any]:
         """Every process's value, by rank."""
@@ -68,8 +69,10 @@ def joined(*, group: bool = False) -> Iterator[World]:
         size, rank = dist.get_world_size(), dist.get_rank()
     elif size > 1 or group:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
-        dist.init_process_group(backend, **alone)
+        if size == 1:
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend)
         begun = True
     try:
         yield World(rank, size, device)

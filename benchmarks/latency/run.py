@@ -18,13 +18,13 @@ import numpy as np
 from benchmarks.intervals import mean, percentiles
 from benchmarks.latency.cases import Case
 from benchmarks.latency.child import Job, Timed
-from benchmarks.latency.peaks import peak_flops
 from benchmarks.latency.result import Failed, Row, Settings
 from benchmarks.opening import is_compiled, is_on_gpu
 from benchmarks.process import run_child
 from sovit.cost import cost
 from sovit.errors import ConfigError, ServiceError
 from sovit.machine import this_machine
+from sovit.peaks import peak_flops
 
 _PERCENTS: Final = (50, 90, 99)
 

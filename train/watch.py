@@ -1,0 +1,106 @@
+"""Watching a run: where the time goes, a line or a bar with what matters, and the log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Part = Literal["data", "forward_backward", "optimizer"]
+_LINE_SECONDS: Final = 10.0
+
+
+class Clock:
+    """Seconds since the last look, and how many of them went into each part. What is left over is the loop's own."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._parts: dict[Part, float] = {}
+
+    @contextmanager
+    def measuring(self, part: Part) -> Iterator[None]:
+        """Count the block's time to a part."""
+        began = time.perf_counter()
+        yield
+        self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - began
+
+    def look(self) -> tuple[float, dict[Part, float]]:
+        """Seconds, and their fractions by part; then everything begins at 0 again."""
+        now = time.perf_counter()
+        seconds = now - self._began
+        found = {part: spent / seconds for part, spent in self._parts.items()}
+        self._began, self._parts = now, {}
+        return seconds, found
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The block's time counts nowhere."""
+        began = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - began
+
+
+class Log:
+    """`log.jsonl`: a line of JSON each for steps, evaluations and images that could not be used."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Open it to go on after `step`: what a run that was killed wrote beyond its last state is taken back."""
+        kept = []
+        if path.is_file() and step:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line that a kill cut short
+        path.write_text("".join(kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append an entry, at once."""
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Screen:
+    """A bar on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, console: Console, steps: int, done: int) -> None:
+        self._console, self._steps = console, steps
+        self._told = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+            refresh_per_second=1,
+        )  # fmt: skip
+        self._task = self._bar.add_task("training", total=steps, completed=done, note="")
+        self._bar.start()
+
+    def moved(self, step: int, note: str) -> None:
+        """So many steps are done; the note is shown where there is one."""
+        self._bar.update(self._task, completed=step)
+        if note:
+            self._bar.update(self._task, note=note)
+        due = time.monotonic() - self._told >= _LINE_SECONDS or step == self._steps
+        if note and due and not self._console.is_terminal:
+            self._told = time.monotonic()
+            self._console.print(f"step {step}/{self._steps}  {note}", highlight=False)
+
+    def tell(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(escape(text), highlight=False)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
