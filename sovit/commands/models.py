@@ -79,6 +79,9 @@ def _add_train(commands: Any) -> None:
     )
     train.add_argument("--out", required=True, type=Path, help="folder of the run; one that was stopped goes on")
     train.add_argument("--restart", action="store_true", help="forget the run that --out holds")
+    train.add_argument(
+        "--branch", type=Path, metavar="STATE", help="begin from a state of another run, as RUN/state/step-000001000"
+    )
     train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
     with_json(train)
 
