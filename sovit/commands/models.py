@@ -73,7 +73,7 @@ def _add_convert(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     train = command(commands, "train", in_checkout("train.command", "train"), "train a recipe into a checkpoint")
-    train.add_argument("recipe", metavar="RECIPE", help="such as digits")
+    train.add_argument("recipe", metavar="RECIPE", help="digits, cifar10, imagenet1k-s16, ...: train/recipes.py")
     train.add_argument(
         "--data", required=True, help="digits, hf:NAME, or a folder: train/CLASS/IMAGE, Parquet or tar; and a test set"
     )
