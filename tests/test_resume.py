@@ -125,3 +125,25 @@ def test_a_full_disk_stops_with_the_last_state_intact(whole: Path, tmp_path: Pat
     assert "the state at step 10 could not be saved" in " ".join(done.stderr.split())
     assert not list((again / "state").iterdir())
     assert list((tmp_path / "state").glob("step-*"))
+
+
+def test_a_cooldown_branches_off_a_long_run(tmp_path: Path) -> None:
+    rsqrt = ("schedule=rsqrt", "timescale=20", "keep_states=9", "save_every=10")
+    run(tmp_path / "long", *rsqrt, "steps=40")
+    short = (*rsqrt, "steps=30", "cooldown_steps=10")
+    run(tmp_path / "whole", *short)
+    words = [*command(tmp_path / "branch", *short), "--branch", str(tmp_path / "long" / "state" / "step-000000020")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found, wanted = weights(tmp_path / "branch"), weights(tmp_path / "whole")
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+    for state, message in (
+        (tmp_path, "is no state"),
+        (tmp_path / "long" / "state" / "step-000000040", "beyond the 30"),
+    ):
+        done = subprocess.run(
+            [*command(tmp_path / "no", *short), "--branch", str(state)],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert message in " ".join(done.stderr.split())

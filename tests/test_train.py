@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from train.augment.affine import random_affine
 from train.data.dataset import Dataset, load_dataset
 from train.evaluate import ClassResult, evaluate_classifier
 from train.loop import train
-from train.recipes import recipe
+from train.recipes import RECIPES, recipe
 from train.step import TrainingDiverged
 
 SMALL = ["width=16", "depth=1", "mlp_dim=32", "num_heads=2", "steps=60", "warmup_steps=6", "batch_size=32"]
@@ -97,6 +98,15 @@ def test_wrong_settings_are_named(settings: list[str], message: str, tmp_path: P
     batch = first(load_dataset("digits", "train"), 64)
     with pytest.raises(ConfigError, match=message):
         train(recipe("digits", settings), batch, batch, tmp_path, console=quiet())
+
+
+def test_every_recipe_says_how_to_run_it_and_is_as_long_as_its_source() -> None:
+    for name, make in RECIPES.items():
+        assert f"sovit train {name} --data" in str(make.__doc__)
+        assert recipe(name, ["seed=3"]) == replace(make(), seed=3)
+    imagenet = 1_281_167
+    assert recipe("imagenet1k-s16", []).length(imagenet) == 112_603  # 90 epochs at 1,024 images
+    assert recipe("sovit-400m-finetune-518", []).length(imagenet) * 512 / imagenet == pytest.approx(20, abs=0.1)
 
 
 def test_an_unknown_recipe_is_named() -> None:

@@ -42,6 +42,7 @@ def train(arguments: argparse.Namespace) -> Result:
             arguments.out,
             console=Console(stderr=True),
             restart=arguments.restart,
+            branch=arguments.branch,
         )
     except Stopped as stopped:
         return Result({"stopped_by_signal": stopped.signal}, str(stopped), stopped.exit_code)

@@ -44,7 +44,7 @@ from train.optim.groups import parameter_groups
 from train.parallel import prepared
 from train.samples import TrainSamples, decoded
 from train.schedule import Schedule
-from train.state import State, restore, save, states
+from train.state import State, restore, save, states, step_of
 from train.step import Learner
 from train.validate import validate
 from train.watch import Clock, Log, Screen
@@ -85,10 +85,12 @@ def train(
     *,
     console: Console,
     restart: bool = False,
+    branch: Path | None = None,
 ) -> TrainResult:
     """Train on `train_set`, evaluate on `test_set` at the end, write `out/checkpoint`; or go on with what `out` holds.
 
-    The test set takes no part in training or in choosing a checkpoint. `restart` forgets what `out` holds. Raises
+    The test set takes no part in training or in choosing a checkpoint. `restart` forgets what `out` holds. `branch` is
+    a state of another run to begin from, at its step, as for a cooldown: `steps` counts that run's too. Raises
     `ConfigError` before the first step where data, settings or folder do not fit; `TrainingDiverged` before an update
     with numbers that are not finite; `TooManyBadImages`; `StateNotSaved`; `Stopped` after SIGTERM or Ctrl-C.
     """
@@ -105,7 +107,7 @@ def train(
         quiet = console if world.is_main else Console(quiet=True)
         for warning in warnings:
             quiet.print(f"warning: {warning}", highlight=False)
-        return _Run(config, train_set, test_set, out, world, quiet, asked).go()
+        return _Run(config, train_set, test_set, out, world, quiet, asked).go(branch)
 
 
 class _Run:
@@ -151,12 +153,15 @@ class _Run:
         self.train_set = train_set
         self.bad: dict[int, str] = {}
 
-    def go(self) -> TrainResult:
+    def go(self, branch: Path | None) -> TrainResult:
         """Every step that is left, and what follows the last."""
-        found = states(self.out / "state")
-        done = max(found, default=0)
+        done = 0
+        found = list(states(self.out / "state").values())[-1:] or ([branch] if branch else [])
         if found:
-            restore(found[done], self.state, self.world)
+            done = step_of(found[0])
+            if done > self.steps:
+                raise ConfigError(f"{found[0]} is beyond the {self.steps} steps of this run: raise steps.")
+            restore(found[0], self.state, self.world)
             self.console.print(f"going on after step {done:,}", highlight=False)
         log = Log(self.out / "log.jsonl", done) if self.world.is_main else None
         screen = Screen(self.console, self.steps, done)

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
-from sovit.errors import CheckpointMismatch, SoViTError
+from sovit.errors import CheckpointMismatch, ConfigError, SoViTError
 from train.optim.ema import Ema
 from train.world import World
 
@@ -46,6 +46,14 @@ def states(folder: Path) -> dict[int, Path]:
     """The complete states in a folder by step, the oldest first."""
     found = {int(match[1]): path for path in folder.glob("step-*") if (match := _STEP.fullmatch(path.name))}
     return dict(sorted(found.items()))
+
+
+def step_of(path: Path) -> int:
+    """The step of a state's folder. Raises `ConfigError` for any other folder."""
+    match = _STEP.fullmatch(path.name)
+    if match is None or not path.is_dir():
+        raise ConfigError(f"{path} is no state: it is a folder such as RUN/state/step-000001000.")
+    return int(match[1])
 
 
 def save(folder: Path, step: int, state: State, world: World, keep: int) -> None:

@@ -119,6 +119,11 @@ class Learner:
         for name, parameter in self.vit.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 return f" (weights of {name})"
+        gradients = [
+            name
+            for name, parameter in self.vit.named_parameters()
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+        ]
         found: list[str] = []
         hooks = [
             module.register_forward_hook(_first_not_finite(name, found))
@@ -130,7 +135,10 @@ class Learner:
             self.vit(normalised(batch.image_BYXC.to(self.world.device), self.preprocess))
         for hook in hooks:
             hook.remove()
-        return f" (output of {found[0]})" if found else ""
+        if found:
+            return f" (output of {found[0]})"
+        # Backward begins at the end of the model, so that is where it went wrong first.
+        return f" (gradient of {gradients[-1]})" if gradients else ""
 
 
 def _first_not_finite(name: str, found: list[str]) -> Any:

@@ -73,12 +73,15 @@ def _add_convert(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     train = command(commands, "train", in_checkout("train.command", "train"), "train a recipe into a checkpoint")
-    train.add_argument("recipe", metavar="RECIPE", help="such as digits")
+    train.add_argument("recipe", metavar="RECIPE", help="digits, cifar10, imagenet1k-s16, ...: train/recipes.py")
     train.add_argument(
         "--data", required=True, help="digits, hf:NAME, or a folder: train/CLASS/IMAGE, Parquet or tar; and a test set"
     )
     train.add_argument("--out", required=True, type=Path, help="folder of the run; one that was stopped goes on")
     train.add_argument("--restart", action="store_true", help="forget the run that --out holds")
+    train.add_argument(
+        "--branch", type=Path, metavar="STATE", help="begin from a state of another run, as RUN/state/step-000001000"
+    )
     train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
     with_json(train)
 
