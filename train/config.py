@@ -18,11 +18,10 @@ from train.schedule import ScheduleKind
 Crop = Literal["squash", "pad", "inception"]
 TrainPrecision = Literal["fp32", "bf16"]
 Parallel = Literal["ddp", "fsdp"]
-TrainProbe = Literal["fewshot", "knn"]
 
 # Fields that may differ when a run is resumed: none of them is part of what is computed.
 FREE_TO_CHANGE: Final = frozenset(
-    {"workers", "threads", "log_every", "save_every", "keep_states", "eval_every", "probes", "compile", "tensorboard",
+    {"workers", "threads", "log_every", "save_every", "keep_states", "eval_every", "compile", 
      "checkpoint_activations", "parallel", "accumulate", "keep_decoded", "most_bad_images"}
 )  # fmt: skip
 _SHAPE: Final = ("width", "depth", "mlp_dim", "num_heads", "patch_size")
@@ -127,8 +126,6 @@ class TrainConfig:
     save_every: int = 1_000
     keep_states: int = 2
     eval_every: int = 0
-    probes: tuple[TrainProbe, ...] = ()
-    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         self._check_numbers()

@@ -191,6 +191,6 @@ def _read(field: str, text: str) -> Any:
     if field == "image_size":
         sides = text.split("x")
         return (sides[0], sides[-1]) if len(sides) <= 2 else sides
-    if field in ("betas", "crop_area", "probes"):
+    if field in ("betas", "crop_area"):
         return [part for part in text.split(",") if part]
     return None if text == "none" else text
