@@ -21,7 +21,7 @@ Parallel = Literal["ddp", "fsdp"]
 
 # Fields that may differ when a run is resumed: none of them is part of what is computed.
 FREE_TO_CHANGE: Final = frozenset(
-    {"workers", "threads", "log_every", "save_every", "keep_states", "eval_every", "compile", 
+    {"workers", "threads", "log_every", "save_every", "keep_states", "eval_every", "compile",
      "checkpoint_activations", "parallel", "accumulate", "keep_decoded", "most_bad_images"}
 )  # fmt: skip
 _SHAPE: Final = ("width", "depth", "mlp_dim", "num_heads", "patch_size")
