@@ -37,13 +37,13 @@ def replace_folder(target: Path, kind: str, own_files: OwnFiles) -> Iterator[Pat
         for path in aside.iterdir():
             path.chmod(0o666 & ~_umask())  # some writers leave files that only their owner can read
         for path in [*aside.iterdir(), aside]:
-            _sync(path)
+            sync(path)
         check_replaceable(target, kind, own_files)  # somebody may have put something there meanwhile
         if target.exists():
             _exchange(aside, target)
         else:
             aside.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -69,7 +69,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or a folder's entries on the disk, so that a power cut leaves what was written."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -29,7 +29,6 @@ from sovit.cost import cost
 from sovit.errors import ConfigError, SoViTError
 from sovit.folder import check_replaceable
 from sovit.jsonio import read_json, to_dict, write_json
-from sovit.model import ViT
 from sovit.peaks import peak_flops
 from sovit.spec import ModelSpec
 from train.build import first_model, spec_of, teacher_of
@@ -270,7 +269,6 @@ class _Run:
                 if isinstance(tensor, torch.Tensor)
             }
         if self.world.is_main:
-            names = ViT(self.spec.model).state_dict().keys()
             provenance = {
                 "trained_on": self.data,
                 "images": self.images,
@@ -280,7 +278,7 @@ class _Run:
                 "test_top1": evaluation.top1,
                 "torch": torch.__version__,
             }
-            with write_checkpoint(self.out / "checkpoint", {name: kept[name] for name in names}, self.spec, provenance):
+            with write_checkpoint(self.out / "checkpoint", kept, self.spec, provenance):
                 pass
         self.world.barrier()
 

@@ -6,7 +6,6 @@ whole. It can be read by another number of processes than wrote it.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import warnings
@@ -22,6 +21,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_distribu
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from sovit.errors import CheckpointMismatch, ConfigError, SoViTError
+from sovit.folder import sync
 from train.optim.ema import Ema
 from train.world import World
 
@@ -80,7 +80,7 @@ def save(folder: Path, step: int, state: State, world: World, keep: int) -> None
         raise StateNotSaved(f"the state at step {step} could not be saved ({errors[0]}); {rest}.")
     if world.is_main:
         aside.rename(target)
-        _sync(folder)
+        sync(folder)
         for old in list(states(folder).values())[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     world.barrier()
@@ -115,11 +115,3 @@ def _reason(error: BaseException) -> str:
         inner = next(iter(error.failures.values()))[0]
     lines = str(inner).strip().splitlines() or [type(inner).__name__]
     return lines[0][:200].rstrip(".")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -65,8 +66,6 @@ def validate(
 
 
 def _now(world: World) -> float:
-    import time
-
     if world.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
