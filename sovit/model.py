@@ -83,7 +83,7 @@ class LayerScale(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """[B, N, D] to [B, N, D]."""
-        return x_BND * self.gamma
+        return x_BND * self.gamma.to(x_BND.dtype)
 
 
 class Block(nn.Module):
@@ -167,10 +167,14 @@ class ViT(nn.Module):
             mask_B11N = image.mask_BN[:, None, None]
         else:
             # Contiguous: for one that is transposed, blocks compiled for bfloat16 on a CPU give NaN (torch 2.13).
-            x_BND = self.patch_embed(image).flatten(2).transpose(1, 2).contiguous() + self.pos_embed
+            x_BND = self.patch_embed(image).flatten(2).transpose(1, 2).contiguous()
+            # Under autocast tokens stay in bfloat16 from here to the last norm, as with big_vision's dtype_mm.
+            x_BND = x_BND + self.pos_embed.to(x_BND.dtype)
         for prefix in (self.registers, self.cls):
             if prefix is not None:
-                x_BND = torch.cat([prefix.expand(x_BND.shape[0], -1, -1), x_BND], dim=1)
+                x_BND = torch.cat([prefix.to(x_BND.dtype).expand(x_BND.shape[0], -1, -1), x_BND], dim=1)
+        if keep_E2B is not None:
+            keep_E2B = keep_E2B.to(x_BND.dtype)
         for index, block in enumerate(self.blocks):
             x_BND = block(x_BND, mask_B11N, None if keep_E2B is None else keep_E2B[index, :, :, None, None])
         tokens_BND = x_BND if self.config.fc_norm else self.norm(x_BND)

@@ -127,7 +127,7 @@ def test_the_processes_parts_of_a_batch_make_the_batch(processes: int, start: in
 def test_the_processes_share_an_evaluation(size: int, processes: int, batch_size: int) -> None:
     def part(rank: int) -> list[list[int]]:
         world = World(rank, processes, CPU)
-        batches = evaluation_batches(Positions(), size=size, batch_size=batch_size, workers=0, world=world)
+        batches = evaluation_batches(Positions(), indices=range(size), batch_size=batch_size, workers=0, world=world)
         return [batch.target_B.tolist() for batch in batches]
 
     parts = [part(rank) for rank in range(processes)]

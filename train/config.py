@@ -13,6 +13,7 @@ from sovit.jsonio import STRICT
 from train.augment.randaugment import MAX_MAGNITUDE
 from train.objective import Objective
 from train.optim.build import OptimizerName
+from train.probing import Probe
 from train.schedule import ScheduleKind
 
 Crop = Literal["squash", "pad", "inception"]
@@ -22,7 +23,7 @@ Parallel = Literal["ddp", "fsdp"]
 # Fields that may differ when a run is resumed: none of them is part of what is computed.
 FREE_TO_CHANGE: Final = frozenset(
     {"workers", "threads", "log_every", "save_every", "keep_states", "eval_every", "compile",
-     "checkpoint_activations", "parallel", "accumulate", "keep_decoded", "most_bad_images"}
+     "checkpoint_activations", "parallel", "accumulate", "keep_decoded", "most_bad_images", "probes", "tensorboard"}
 )  # fmt: skip
 _SHAPE: Final = ("width", "depth", "mlp_dim", "num_heads", "patch_size")
 _AT_LEAST_ONE: Final = ("batch_size", "accumulate", "log_every", "keep_states", "timescale")
@@ -126,6 +127,8 @@ class TrainConfig:
     save_every: int = 1_000
     keep_states: int = 2
     eval_every: int = 0
+    probes: tuple[Probe, ...] = ()
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         self._check_numbers()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -30,13 +30,15 @@ def train_batches(samples: Samples, *, start: int, batch_size: int, workers: int
     return _loaded(samples, (list(range(first, first + local)) for first in firsts), workers, world.device)
 
 
-def test_batches(samples: Samples, *, size: int, batch_size: int, workers: int, world: World) -> Iterator[Batch]:
-    """This process's part of `size` images, each once, in batches of at most `batch_size`.
+def test_batches(
+    samples: Samples, *, indices: Sequence[int], batch_size: int, workers: int, world: World
+) -> Iterator[Batch]:
+    """This process's part of the images with these indices, each once, in batches of at most `batch_size`.
 
     All processes get the same number of batches; the last ones begin again at the first images.
     """
-    each = -(-size // world.size)
-    mine = [index % size for index in range(world.rank * each, (world.rank + 1) * each)]
+    each = -(-len(indices) // world.size)
+    mine = [indices[place % len(indices)] for place in range(world.rank * each, (world.rank + 1) * each)]
     parts = [mine[start : start + batch_size] for start in range(0, each, batch_size)]
     return _loaded(samples, parts, workers, world.device)
 

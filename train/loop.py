@@ -9,14 +9,10 @@ the last state; killed at any moment, it ends at the same weights as a run that 
 from __future__ import annotations
 
 import math
-import shutil
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -28,11 +24,12 @@ from sovit.cores import available_cores
 from sovit.cost import cost
 from sovit.errors import ConfigError, SoViTError
 from sovit.folder import check_replaceable
-from sovit.jsonio import read_json, to_dict, write_json
 from sovit.peaks import peak_flops
 from sovit.spec import ModelSpec
+from train.board import Board
 from train.build import first_model, spec_of, teacher_of
-from train.config import FREE_TO_CHANGE, TrainConfig
+from train.claim import claim
+from train.config import TrainConfig
 from train.data.checks import check_splits
 from train.data.dataset import Dataset
 from train.evaluate import Evaluation
@@ -41,11 +38,13 @@ from train.optim.build import build_optimizer
 from train.optim.ema import Ema
 from train.optim.groups import parameter_groups
 from train.parallel import prepared
+from train.passes import Interrupted, Passes
 from train.samples import TrainSamples, decoded
 from train.schedule import Schedule
+from train.signals import STOPPING, noted_signals
 from train.state import State, restore, save, states, step_of
 from train.step import Learner
-from train.validate import validate
+from train.validate import probed, validate
 from train.watch import Clock, Log, Screen
 from train.world import World, joined
 
@@ -98,10 +97,10 @@ def train(
     if len(train_set) < config.batch_size:
         raise ConfigError(f"{train_set.name} has {len(train_set)} images, less than one batch of {config.batch_size}.")
     warnings = check_splits(train_set, test_set)
-    with joined(group=config.parallel == "fsdp") as world, _signals() as asked:
+    with joined(group=config.parallel == "fsdp") as world, noted_signals() as asked:
         _check_batch(config, world)
         if world.is_main:
-            _claim(out, config, train_set, restart=restart)
+            claim(out, config, train_set, restart=restart)
         world.barrier()
         quiet = console if world.is_main else Console(quiet=True)
         for warning in warnings:
@@ -162,16 +161,19 @@ class _Run:
                 raise ConfigError(f"{found[0]} is beyond the {self.steps} steps of this run: raise steps.")
             restore(found[0], self.state, self.world)
             self.console.print(f"going on after step {done:,}", highlight=False)
-        log = Log(self.out / "log.jsonl", done) if self.world.is_main else None
+        log = None
+        if self.world.is_main:
+            board = Board(self.out / "tensorboard", done) if self.config.tensorboard else None
+            log = Log(self.out / "log.jsonl", done, board)
         screen = Screen(self.console, self.steps, done)
         try:
             seconds, loss = self._loop(done, log, screen)
             evaluation = self._evaluate(self.steps, log, screen, exact=True)
+            self._probe(self.steps, log, screen, exact=True)
         finally:
             screen.close()
             if log is not None:
                 log.close()
-        assert evaluation is not None
         self._write(evaluation, seconds)
         return TrainResult(self.out / "checkpoint", self.steps, seconds, loss, evaluation)
 
@@ -206,7 +208,7 @@ class _Run:
                 if stop or done == self.steps or (config.save_every and done % config.save_every == 0):
                     save(self.out / "state", done, self.state, world, config.keep_states)
                 if config.eval_every and done % config.eval_every == 0 and done < self.steps and not stop:
-                    self._evaluate(done, log, screen)
+                    self._look(done, log, screen)
             if stop:
                 raise Stopped(f"stopped after step {done} of {self.steps}; the same command goes on from there.", stop)
         return spent, loss
@@ -220,7 +222,7 @@ class _Run:
                 if log is not None:
                     log.write({"step": step, "left_out": name, "reason": reason})
         self.bad |= bad
-        sent = [float(number in self.asked) for number in (signal.SIGTERM, signal.SIGINT)]
+        sent = [float(number in self.asked) for number in STOPPING]
         terminate, interrupt, many = self.world.sums([*sent, float(len(self.bad))])
         if many > self.config.most_bad_images:
             first = f" here the first is {self.train_set.image_name(next(iter(self.bad)))}." if self.bad else ""
@@ -245,24 +247,47 @@ class _Run:
                 entry["mfu"] = round(flops / peak, 4)
         return entry
 
-    def _evaluate(self, step: int, log: Log | None, screen: Screen, *, exact: bool = False) -> Evaluation | None:
-        learner = self.learner
-        with nullcontext() if self.ema is None else self.ema.applied(learner.vit):
-            found = validate(
-                learner.model, self.config, self.spec.preprocess, self.spec.labels, self.test_set, self.world,
-                exact=exact, stop=lambda: bool(self.asked) and not exact,
-            )  # fmt: skip
-        if found is not None and log is not None:
+    def _look(self, step: int, log: Log | None, screen: Screen) -> None:
+        """Evaluate on the way; a signal ends it at once, and the loop hears it after its next step."""
+        try:
+            self._evaluate(step, log, screen)
+            self._probe(step, log, screen)
+        except Interrupted:
+            screen.tell(f"step {step}: the evaluation was broken off")
+
+    def _evaluate(self, step: int, log: Log | None, screen: Screen, *, exact: bool = False) -> Evaluation:
+        with self._averaged():
+            found = validate(self._passes(exact=exact), self.spec.labels, self.test_set)
+        if log is not None:
             log.write({"step": step, "data": found.data, "top1": found.top1, "top5": found.top5})
             screen.tell(f"step {step}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%} of {found.images} images")
         return found
 
+    def _probe(self, step: int, log: Log | None, screen: Screen, *, exact: bool = False) -> None:
+        for kind in self.config.probes:
+            with self._averaged():
+                found = probed(self._passes(exact=exact), kind, self.train_set, self.test_set)
+            if log is not None:
+                log.write({"step": step, "data": found.data, "probe": kind, **found.scores})
+                scores = ", ".join(f"{name} {score:.2%}" for name, score in found.scores.items())
+                screen.tell(f"step {step}: {kind} probe: {scores}")
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """With the averaged weights where there are some."""
+        return nullcontext() if self.ema is None else self.ema.applied(self.learner.vit)
+
+    def _passes(self, *, exact: bool) -> Passes:
+        """`exact` is the end of the run, which a signal does not break off."""
+        return Passes(
+            self.learner.model, self.config, self.spec.preprocess, self.world, exact=exact,
+            stop=lambda: bool(self.asked) and not exact,
+        )  # fmt: skip
+
     def _write(self, evaluation: Evaluation, seconds: float) -> None:
-        """The checkpoint: the averaged weights where there are some."""
-        learner = self.learner
-        with nullcontext() if self.ema is None else self.ema.applied(learner.vit):
+        """The checkpoint."""
+        with self._averaged():
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            tensors = get_model_state_dict(learner.model, options=options)
+            tensors = get_model_state_dict(self.learner.model, options=options)
             kept = {
                 name: tensor.detach().clone().contiguous()
                 for name, tensor in tensors.items()
@@ -296,47 +321,3 @@ def _check_batch(config: TrainConfig, world: World) -> None:
             f"batch_size is {config.batch_size}, it must be a multiple of {pieces}: processes x accumulate"
             f"{' x 2, as images are mixed in pairs' if config.mixup or config.cutmix else ''}."
         )
-
-
-def _claim(out: Path, config: TrainConfig, data: Dataset, *, restart: bool) -> None:
-    """Write down what runs in this folder. Raises `ConfigError` where something else was begun there."""
-    if restart:
-        for name in ("state", "run.json", "log.jsonl"):
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    begun = {"config": to_dict(config), "data": data.name, "images": len(data), "classes": list(data.classes)}
-    path = out / "run.json"
-    if states(out / "state") and path.is_file():
-        last = read_json(path)
-        settings = [name for name in begun["config"] if name not in FREE_TO_CHANGE]  # type: ignore[attr-defined]
-        pairs = [(name, last["config"].get(name), begun["config"][name]) for name in settings]  # type: ignore[index]
-        pairs += [(name, last[name], begun[name]) for name in ("data", "images", "classes")]
-        for name, old, new in pairs:
-            if old != new:
-                raise ConfigError(
-                    f"{out} holds a run with {name} {old}, not {new}: choose another --out, or --restart to forget it."
-                )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, begun)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The numbers of SIGTERM and SIGINT as they come; a second one ends the process as it would without us."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])
-
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

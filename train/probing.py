@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -21,11 +21,22 @@ Subsets = dict[tuple[int, int], probes.Targets]  # training images by (shots, se
 PROBES: Final[tuple[Probe, ...]] = ("fewshot", "knn", "linear")
 
 
+Rows = tuple[dict[int, Row], dict[int, str]]  # embeddings, and the reasons of images that could not be used, by index
+
+
 class Embed(Protocol):
     """`Predictor.embed`, or a client's."""
 
     def __call__(self, images: Sequence[ImageSource], normalize: bool = True) -> NDArray[np.float32]:
         """Embeddings [B, D]."""
+        ...
+
+
+class EmbedIndices(Protocol):
+    """Embeds images of a data set, all or those with these indices; `what` they are is shown to those who wait."""
+
+    def __call__(self, what: str, dataset: Dataset, indices: list[int] | None = None) -> Rows:
+        """Embeddings [D] by index, and what failed."""
         ...
 
 
@@ -44,7 +55,16 @@ class ProbeResult:
 
 
 def evaluate_probe(kind: Probe, embed: Embed, train_set: Dataset, test_set: Dataset) -> ProbeResult:
-    """Fit a probe on the embeddings of `train_set`, score it on those of `test_set`. Shows progress.
+    """`run_probe` with the embeddings of a predictor or a service. Shows progress."""
+
+    def rows(what: str, dataset: Dataset, indices: list[int] | None = None) -> Rows:
+        return run_in_batches(what, lambda images: list(embed(images, normalize=False)), dataset, indices)
+
+    return run_probe(kind, rows, train_set, test_set)
+
+
+def run_probe(kind: Probe, rows: EmbedIndices, train_set: Dataset, test_set: Dataset) -> ProbeResult:
+    """Fit a probe on the embeddings of `train_set`, score it on those of `test_set`.
 
     Test classes are matched to the training classes by name. The model is run once for each image that is needed:
     few-shot needs no more training images than it samples.
@@ -52,16 +72,12 @@ def evaluate_probe(kind: Probe, embed: Embed, train_set: Dataset, test_set: Data
     classes = train_set.classes
     names = match_labels(test_set.classes, classes, test_set.name, "that have no training images")
     to_train_class = np.array([classes.index(name) for name in names])
-
-    def run(images: Sequence[ImageSource]) -> list[Row]:
-        return list(embed(images, normalize=False))
-
     started = time.perf_counter()
     if kind == "fewshot":
-        subsets, train, failed_train = _sample(train_set, run)
+        subsets, train, failed_train = _sample(train_set, rows)
     else:
-        train, failed_train = run_in_batches("training images", run, train_set)
-    test, failed_test = run_in_batches("test images", run, test_set)
+        train, failed_train = rows("training images", train_set)
+    test, failed_test = rows("test images", test_set)
     seconds = time.perf_counter() - started
     if not train:
         raise nothing_decoded(train_set, failed_train)
@@ -92,9 +108,7 @@ def evaluate_probe(kind: Probe, embed: Embed, train_set: Dataset, test_set: Data
     )
 
 
-def _sample(
-    train_set: Dataset, run: Callable[[Sequence[ImageSource]], list[Row]]
-) -> tuple[Subsets, dict[int, Row], dict[int, str]]:
+def _sample(train_set: Dataset, rows: EmbedIndices) -> tuple[Subsets, dict[int, Row], dict[int, str]]:
     """The few-shot subsets and the embeddings they need. For an image that fails the next of its class is taken."""
     found: dict[int, Row] = {}
     failed: dict[int, str] = {}
@@ -106,7 +120,7 @@ def _sample(
             for seed in probes.SEEDS
         }
         needed = sorted(set(np.concatenate(list(subsets.values())).tolist()) - found.keys())
-        more, failed_now = run_in_batches("training images", run, train_set, needed)
+        more, failed_now = rows("training images", train_set, needed)
         found |= more
         failed |= failed_now
         usable_N[list(failed)] = False

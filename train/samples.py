@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class TrainSamples:
         if config.crop == "inception":
             image_YXC = decode_for_crop(source, self.preprocess.image_size, rng, area=config.crop_area)
         else:
-            image_YXC = self.preprocess(source)
+            image_YXC = source if self._is_ready(source) else self.preprocess(source)
             if config.crop == "pad":
                 image_YXC = pad_crop(image_YXC, rng, padding=config.pad_pixels)
         if config.flip:
@@ -79,6 +79,11 @@ class TrainSamples:
             augment = RandAugment(count=config.randaugment_count, magnitude=config.randaugment_magnitude)
             image_YXC = augment(image_YXC, rng)
         return image_YXC
+
+    def _is_ready(self, source: ImageSource) -> TypeGuard[NDArray[np.uint8]]:
+        """Whether `decoded` has made these pixels."""
+        ready = self.config.keep_decoded and isinstance(source, np.ndarray)
+        return ready and source.dtype == np.uint8 and source.shape == (*self.preprocess.image_size, 3)  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,11 @@ def autocast(config: TrainConfig, world: World) -> AbstractContextManager[Any]:
 
 
 def attention(config: TrainConfig, world: World) -> AbstractContextManager[Any]:
-    """PyTorch's choice of a kernel, but for bfloat16 on a CPU: there its fused backward takes five times as long."""
-    slow = world.device.type == "cpu" and config.precision == "bf16"
-    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
+    """PyTorch's choice of a kernel, but for two whose backward cannot be used.
+
+    cuDNN's gives NaN for 64 tokens and for a single query on Hopper GPUs (pytorch/pytorch#196678,
+    NVIDIA/cudnn-frontend#1072); the fused one for bfloat16 on a CPU takes five times as long as plain products.
+    """
+    if world.device.type == "cuda":
+        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return sdpa_kernel(SDPBackend.MATH) if config.precision == "bf16" else nullcontext()

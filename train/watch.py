@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from train.board import Board
+
 Part = Literal["data", "forward_backward", "optimizer"]
 _LINE_SECONDS: Final = 10.0
 
@@ -50,8 +52,9 @@ class Clock:
 class Log:
     """`log.jsonl`: a line of JSON each for steps, evaluations and images that could not be used."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, board: Board | None) -> None:
         """Open it to go on after `step`: what a run that was killed wrote beyond its last state is taken back."""
+        self._board = board
         kept = []
         if path.is_file() and step:
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -67,10 +70,14 @@ class Log:
         """Append an entry, at once."""
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
+        if self._board is not None:
+            self._board.write(entry)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and the board's."""
         self._file.close()
+        if self._board is not None:
+            self._board.close()
 
 
 class Screen:

@@ -7,7 +7,7 @@ half the time. It has no state, so threads and worker processes give the same pi
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -118,25 +118,24 @@ def decode_for_crop(
     return resized(np.asarray(image.crop(edges)), size_yx)
 
 
-def pad_crop(
-    image_YXC: NDArray[np.uint8],
-    rng: np.random.Generator,
-    *,
-    padding: int,
-    mode: Literal["reflect", "zeros"] = "reflect",
-) -> NDArray[np.uint8]:
+def pad_crop(image_YXC: NDArray[np.uint8], rng: np.random.Generator, *, padding: int) -> NDArray[np.uint8]:
     """Shift an image by up to `padding` pixels each way; uint8 [Y, X, 3] of the same size.
 
-    What comes in from outside is the image reflected, or zeros (He et al. 2015, section 4.2, for CIFAR-10). Raises
-    `ConfigError` for a padding that is negative, or larger than there are pixels to reflect.
+    What comes in from outside is the image reflected. Raises `ConfigError` for a padding that is negative, or larger
+    than there are pixels to reflect.
     """
     height, width, _ = image_YXC.shape
-    if padding < 0 or (mode == "reflect" and padding >= min(height, width)):
+    if not 0 <= padding < min(height, width):
         raise ConfigError(f"padding is {padding}, it must be at least 0 and less than the sides of {height} x {width}.")
-    top, left = rng.integers(2 * padding + 1, size=2)
-    around = ((padding, padding), (padding, padding), (0, 0))
-    padded_YXC = np.pad(image_YXC, around, mode="reflect" if mode == "reflect" else "constant")
-    return np.ascontiguousarray(padded_YXC[top : top + height, left : left + width])
+    down, right = rng.integers(-padding, padding + 1, size=2)
+    return image_YXC.take(_reflected(height, down), axis=0).take(_reflected(width, right), axis=1)
+
+
+def _reflected(length: int, shift: int) -> NDArray[np.int64]:
+    """Where the pixels of a shifted line come from; half as long as padding it and cutting."""
+    index = np.abs(np.arange(shift, shift + length))
+    mirrored: NDArray[np.int64] = np.minimum(index, 2 * (length - 1) - index)
+    return mirrored
 
 
 def flip(image_YXC: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -1,0 +1,33 @@
+"""The run's log for TensorBoard: `tensorboard --logdir OUT/tensorboard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sovit.errors import MissingDependency
+
+
+class Board:
+    """Writes the numbers of log entries as scalars."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Go on after `step`: what is there beyond it no longer counts. Raises `MissingDependency`."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingDependency(
+                "tensorboard=true needs TensorBoard: pip install 'sovit[tensorboard]', or leave it out."
+            ) from error
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Steps are under `train/`, evaluations under `test/`, each probe under its name."""
+        group = entry.get("probe") or ("test" if "top1" in entry else "train")
+        for name, value in entry.items():
+            if name != "step" and isinstance(value, (int, float)):
+                self._writer.add_scalar(f"{group}/{name}", value, entry["step"])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
