@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from train.demo import DemoFailed, _sovit, picture
+from train.demo import picture
+from train.stages import StageFailed, run_sovit
 
 
 def test_a_picture_shows_its_pixels() -> None:
@@ -20,8 +21,8 @@ def test_a_picture_shows_its_pixels() -> None:
 
 
 def test_a_stage_that_fails_stops_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(DemoFailed, match="ended with status 2"):
-        _sovit(Console(), "check", "nowhere")
+    with pytest.raises(StageFailed, match="ended with status 2"):
+        run_sovit(Console(), "check", "nowhere")
 
 
 @pytest.mark.slow

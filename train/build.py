@@ -15,13 +15,15 @@ from sovit.jsonio import from_dict
 from sovit.model import ViT
 from sovit.preprocess import Preprocess
 from sovit.spec import ModelSpec
-from train.config import TrainConfig
+from train.config import UNSET_CHECKPOINT, TrainConfig
 from train.randomness import key
 
 
 def spec_of(config: TrainConfig, classes: tuple[str, ...]) -> ModelSpec:
     """Model, preprocessing and labels of a run. Raises `ConfigError` or `CheckpointMismatch`."""
     if config.init:
+        if config.init == UNSET_CHECKPOINT:
+            raise ConfigError("this recipe starts from a checkpoint: --set init=FOLDER says which (`sovit convert`).")
         saved = read_config(Path(config.init)).at(config.image_size)
         model = replace(saved.model, num_classes=len(classes))
         return ModelSpec(model=model, preprocess=saved.preprocess, labels=classes, score=config.objective)

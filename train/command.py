@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from sovit.artifact import is_artifact
+from sovit.artifact import Precision, is_artifact
 from sovit.checkpoint import is_checkpoint
 from sovit.client import Client
 from sovit.commands.result import Result
@@ -27,23 +28,24 @@ from train.recipes import recipe
 
 
 def train(arguments: argparse.Namespace) -> Result:
-    """Run a recipe."""
+    """Run a recipe, and deliver what it trained where that is asked for."""
     from rich.console import Console
 
+    from train.deliver import deliver, serve
     from train.loop import Stopped
     from train.loop import train as run
 
     config = recipe(arguments.recipe, arguments.set)
+    precision: Precision | None = arguments.export or ("fp32" if arguments.serve is not None else None)
+    if precision and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--export and --serve are for one process: run `sovit export` when torchrun has ended.")
+    console = Console(stderr=True)
+    train_set, test_set = load_dataset(arguments.data, "train"), load_dataset(arguments.data, "test")
     try:
         result = run(
-            config,
-            load_dataset(arguments.data, "train"),
-            load_dataset(arguments.data, "test"),
-            arguments.out,
-            console=Console(stderr=True),
-            restart=arguments.restart,
+            config, train_set, test_set, arguments.out, console=console, restart=arguments.restart,
             branch=arguments.branch,
-        )
+        )  # fmt: skip
     except Stopped as stopped:
         return Result({"stopped_by_signal": stopped.signal}, str(stopped), stopped.exit_code)
     data = {
@@ -57,11 +59,23 @@ def train(arguments: argparse.Namespace) -> Result:
         f"{result.evaluation.data}: top-1 {result.evaluation.top1:.2%} of {result.evaluation.images} images\n"
         f"checkpoint: {result.checkpoint}"
     )
+    if precision:
+        found = deliver(result.checkpoint, arguments.out / "artifact", precision, arguments.data, train_set, console)
+        data |= {"artifact": str(arguments.out / "artifact"), "artifact_evaluation": found}
+        text += (
+            f"\nartifact: {arguments.out / 'artifact'}, {precision}: top-1 {found['top1']:.2%}, the checkpoint's class "
+            f"for {found['agreement']:.2%} of the images"
+        )
+    if arguments.serve is not None:
+        console.print(text, highlight=False, soft_wrap=True)
+        serve(arguments.out / "artifact", arguments.serve, console)
     return Result(data, text)
 
 
 def evaluate(arguments: argparse.Namespace) -> Result:
     """Evaluate a checkpoint, an artifact or a running service; a probe evaluates its embeddings."""
+    if arguments.probe and arguments.against:
+        raise ConfigError("--against compares classes, and a probe has its own: leave one of them out.")
     test_set = load_dataset(arguments.data, "test")
     with _opened(arguments.target) as model:
         if arguments.probe:
@@ -69,7 +83,8 @@ def evaluate(arguments: argparse.Namespace) -> Result:
             probe = evaluate_probe(arguments.probe, model.embed, train_set, test_set)
             return _result(arguments.target, probe, _probe_table(arguments.target, probe))
         labels = model.labels() if isinstance(model, Client) else model.spec.labels
-        found = evaluate_classifier(model.classify, labels, test_set)
+        with _opened(arguments.against) if arguments.against else nullcontext() as other:
+            found = evaluate_classifier(model.classify, labels, test_set, other.classify if other else None)
         return _result(arguments.target, found, _table(arguments.target, found))
 
 
@@ -102,6 +117,8 @@ def _table(target: str, found: Evaluation) -> Any:
         f"{escape(target)}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, {found.images_per_second:,.0f} images/s "
         f"(decoding and the model's run, one batch at a time){_failures(found)}"
     )
+    if found.agreement is not None:
+        summary += f"\nthe other model gives the same class for {found.agreement:.2%} of the images"
     table = Table("class", "images", "top-1", "top-5")
     for row in found.per_class:
         shares = (f"{row.top1 / row.images:.1%}", f"{row.top5 / row.images:.1%}") if row.images else ("", "")

@@ -25,6 +25,8 @@ FREE_TO_CHANGE: Final = frozenset(
     {"workers", "threads", "log_every", "save_every", "keep_states", "eval_every", "compile",
      "checkpoint_activations", "parallel", "accumulate", "keep_decoded", "most_bad_images", "probes", "tensorboard"}
 )  # fmt: skip
+# What `init` is in a recipe for fine-tuning until the user says where their checkpoint is.
+UNSET_CHECKPOINT: Final = "CHECKPOINT"
 _SHAPE: Final = ("width", "depth", "mlp_dim", "num_heads", "patch_size")
 _AT_LEAST_ONE: Final = ("batch_size", "accumulate", "log_every", "keep_states", "timescale")
 _POSITIVE: Final = ("learning_rate", "clip_norm", "distill_temperature")

@@ -9,15 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +24,7 @@ from sovit.errors import ServiceError, SoViTError
 from sovit.predict import Classification
 from sovit.process import free_port, serving, sovit_serve
 from train.data.dataset import Dataset, load_dataset
+from train.stages import run_sovit, save_images
 
 GOAL: Final = 0.97
 GALLERY: Final = 120
@@ -47,29 +45,30 @@ def demo(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
 
     _stage(console, "1. Train a small SoViT on 1,437 scans of digits (360 more are held out)")
-    _sovit(console, "train", "digits", "--data", "digits", "--out", str(out), "--restart")
+    run_sovit(console, "train", "digits", "--data", "digits", "--out", str(out), "--restart")
     provenance = read_config(out / "checkpoint").provenance
 
     _stage(console, "2. Export it to ONNX, with the parity check against fp32 PyTorch")
     dataset = load_dataset("digits", "test")
-    paths = _save_images(dataset, out / "images")
+    gallery = Dataset(dataset.name, dataset.images[:GALLERY], dataset.targets[:GALLERY], dataset.classes)
+    paths = save_images(gallery, out / "images", GALLERY)
     artifact = out / "artifact"
-    _sovit(
+    run_sovit(
         console, "export", str(out / "checkpoint"), "--to", "onnx", "--precision", "fp32",
         "--reference", str(out / "images"), "--name", "digits", "--out", str(artifact),
     )  # fmt: skip
-    _sovit(console, "check", str(artifact))
+    run_sovit(console, "check", str(artifact))
 
     _stage(console, "3. Serve it with BentoML and send real HTTP requests")
     _ask_service(console, artifact, out / "serve.log", paths, dataset)
 
     _stage(console, "4. Evaluate the artifact on the held-out digits")
-    evaluation = json.loads(_sovit(console, "evaluate", str(artifact), "--data", "digits", "--json", capture=True))
+    evaluation = json.loads(run_sovit(console, "evaluate", str(artifact), "--data", "digits", "--json", capture=True))
     console.print(f"top-1 {evaluation['top1']:.2%} of {evaluation['images']} images")
 
     _stage(console, f"5. Compare its latency with a larger ViT of the same patch size, {LARGER}")
     latency = out / "latency.json"
-    _sovit(
+    run_sovit(
         console, "bench", "latency", str(artifact), LARGER, "--image-size", "8", "--quick", "--out", str(latency)
     )  # fmt: skip
 
@@ -92,28 +91,6 @@ def demo(arguments: argparse.Namespace) -> None:
 
 def _stage(console: Console, title: str) -> None:
     console.print(f"\n[bold]{title}[/]")
-
-
-def _sovit(console: Console, *words: str, capture: bool = False) -> str:
-    """Show and run a command of ours; returns its standard output when captured."""
-    console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, soft_wrap=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "sovit", *words], stdout=subprocess.PIPE if capture else None, text=True, check=False
-    )
-    if done.returncode:
-        raise DemoFailed(f"`sovit {shlex.join(words)}` ended with status {done.returncode}.")
-    return done.stdout or ""
-
-
-def _save_images(dataset: Dataset, folder: Path) -> list[Path]:
-    """The first held-out digits as PNG files."""
-    folder.mkdir(exist_ok=True)
-    paths = []
-    for index in range(GALLERY):
-        path = folder / f"{index:03d}-{dataset.classes[dataset.targets[index]]}.png"
-        Image.fromarray(_pixels(dataset, index)).save(path)
-        paths.append(path)
-    return paths
 
 
 def _pixels(dataset: Dataset, index: int) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -36,7 +36,10 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found. `failed` are images that could not be decoded, with the reason; nothing counts them."""
+    """What an evaluation found. `failed` are images that could not be decoded, with the reason; nothing counts them.
+
+    `agreement` is the part of the images that another model puts into the same class.
+    """
 
     data: str
     images: int
@@ -45,10 +48,13 @@ class Evaluation:
     images_per_second: float
     per_class: tuple[ClassResult, ...]
     failed: tuple[tuple[str, str], ...] = ()
+    agreement: float | None = None
 
 
-def evaluate_classifier(classify: Classify, labels: Sequence[str], dataset: Dataset) -> Evaluation:
-    """Top-1 and top-5 accuracy of anything with `Predictor.classify`'s form.
+def evaluate_classifier(
+    classify: Classify, labels: Sequence[str], dataset: Dataset, against: Classify | None = None
+) -> Evaluation:
+    """Top-1 and top-5 accuracy of anything with `Predictor.classify`'s form, and its agreement with another.
 
     Classes are matched to labels by name, ImageNet's also by WordNet id; classes the model lacks are a `ConfigError`
     that lists them. Shows progress.
@@ -62,7 +68,12 @@ def evaluate_classifier(classify: Classify, labels: Sequence[str], dataset: Data
     if len(labels) > 1 and results and all(len({p.score for p in f.predictions}) == 1 for f in results.values()):
         raise ConfigError("the model gives all classes the same score for every image: its head was never trained.")
     ranked = {index: [prediction.label for prediction in found.predictions] for index, found in results.items()}
-    return evaluation_of(dataset, wanted, ranked, failed, seconds)
+    found = evaluation_of(dataset, wanted, ranked, failed, seconds)
+    if against is None:
+        return found
+    others, _ = run_in_batches("comparing", lambda images: against(images, 1), dataset, list(ranked))
+    same = [ranked[index][0] == other.predictions[0].label for index, other in others.items()]
+    return replace(found, agreement=float(np.mean(same)))
 
 
 def evaluation_of(

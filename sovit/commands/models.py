@@ -82,6 +82,12 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--branch", type=Path, metavar="STATE", help="begin from a state of another run, as RUN/state/step-000001000"
     )
+    train.add_argument(
+        "--export", choices=get_args(Precision), metavar="PRECISION", help="then export, and evaluate the artifact"
+    )
+    train.add_argument(
+        "--serve", nargs="?", const=3000, type=int, metavar="PORT", help="then serve the artifact (fp32 by default)"
+    )
     train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
     with_json(train)
 
@@ -94,6 +100,9 @@ def _add_evaluate(commands: Any) -> None:
         "--probe",
         choices=["fewshot", "knn", "linear"],
         help="fit a probe on the embeddings of train/CLASS/IMAGE and score that (default: the model's own head)",
+    )
+    evaluate.add_argument(
+        "--against", metavar="CHECKPOINT|ARTIFACT|URL", help="how many images does this model put into the same class?"
     )
     with_json(evaluate)
 

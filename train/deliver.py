@@ -1,0 +1,48 @@
+"""From a trained checkpoint to a served artifact, by the commands anyone would type."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from rich.console import Console
+
+from sovit.artifact import Precision
+from train.data.dataset import Dataset
+from train.stages import run_sovit, save_images
+
+_IMAGES: Final = 256  # of training: for the reference check, and to calibrate on
+
+
+def deliver(
+    checkpoint: Path, artifact: Path, precision: Precision, data: str, train_set: Dataset, console: Console
+) -> dict[str, Any]:
+    """Export a checkpoint, and evaluate the artifact on the test set of `data` against it.
+
+    The artifact is checked, and calibrated where its precision asks for that, on images of the training set, which are
+    left beside it. Returns what `sovit evaluate --json` says. Raises `StageFailed`.
+    """
+    images = artifact.with_name("images")
+    save_images(train_set, images, _IMAGES)
+    calibrate = ["--calibrate", str(images)] if precision.startswith(("int8", "fp8")) else []
+    run_sovit(
+        console, "export", str(checkpoint), "--precision", precision, "--reference", str(images), *calibrate,
+        "--out", str(artifact), "--json", capture=True,
+    )  # fmt: skip
+    said = run_sovit(
+        console, "evaluate", str(artifact), "--data", data, "--against", str(checkpoint), "--json", capture=True
+    )
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def serve(artifact: Path, port: int, console: Console) -> NoReturn:
+    """Become `sovit serve`."""
+    words = ["serve", str(artifact), "--port", str(port)]
+    console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, soft_wrap=True)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "sovit", *words])

@@ -1,0 +1,46 @@
+"""Commands of ours that follow a training, each in a process of its own: training knows nothing of export."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from sovit.decode import DecodeOptions, decode
+from sovit.errors import InvalidImage, SoViTError, UnsupportedImage
+from train.data.dataset import Dataset
+
+
+class StageFailed(SoViTError):
+    """A command that was to follow ended with an error; it said so itself."""
+
+
+def run_sovit(console: Console, *words: str, capture: bool = False) -> str:
+    """Show and run a command of ours; returns its standard output when captured. Raises `StageFailed`."""
+    console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, soft_wrap=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "sovit", *words], stdout=subprocess.PIPE if capture else None, text=True, check=False
+    )
+    if done.returncode:
+        raise StageFailed(f"`sovit {shlex.join(words)}` ended with status {done.returncode}.")
+    return done.stdout or ""
+
+
+def save_images(dataset: Dataset, folder: Path, count: int) -> list[Path]:
+    """Up to `count` images of a data set, evenly spaced, as PNG files; those that cannot be decoded are left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = max(3, len(str(len(dataset) - 1)))
+    paths = []
+    for index in np.unique(np.arange(count) * len(dataset) // count).tolist():
+        try:
+            image = decode(dataset.images[index], DecodeOptions())
+        except (InvalidImage, UnsupportedImage):
+            continue
+        label = "".join(letter for letter in dataset.classes[dataset.targets[index]] if letter.isalnum())
+        paths.append(folder / f"{index:0{digits}d}-{label}.png")
+        image.save(paths[-1])
+    return paths
