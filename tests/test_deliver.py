@@ -36,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for index in range(count):
                 pixels = np.clip(np.array(colour) + noise.normal(0, 40, (20, 24, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(place / f"{index}.png")
-    (root / "train" / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but nothing more")
+    for split in ("train", "test"):
+        (root / split / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but nothing more")
     return root
 
 
@@ -60,7 +61,7 @@ def test_own_images_are_trained_on_exported_in_int8_and_served(folder: Path, imp
     words = ["sovit", *command(folder, out, imported, "--export", "int8", "--serve", str(port))]
     with serving(words, f"http://127.0.0.1:{port}", tmp_path / "log"), Client(f"http://127.0.0.1:{port}") as client:
         assert open_artifact(out / "artifact").manifest.precision == "int8"
-        tests = [(path, name) for name in COLOURS for path in sorted((folder / "test" / name).iterdir())]
+        tests = [(path, name) for name in COLOURS for path in sorted((folder / "test" / name).glob("[0-9].png"))]
         found = [one.predictions[0].label for one in client.classify([path for path, _ in tests], top_k=1)]
     assert np.mean([label == name for label, (_, name) in zip(found, tests, strict=True)]) >= 0.95
     log = " ".join((tmp_path / "log").read_text().split())
@@ -75,6 +76,7 @@ def test_the_result_says_how_the_artifact_does(folder: Path, imported: Path, tmp
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["artifact_evaluation"]["agreement"] == 1
+    assert [Path(name).name for name, _ in said["artifact_evaluation"]["failed"]] == ["broken.png"]
     assert said["artifact_evaluation"]["top1"] == said["evaluation"]["top1"] >= 0.95
 
 

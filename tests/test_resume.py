@@ -32,13 +32,14 @@ def run(out: Path, *settings: str) -> str:
     return done.stderr
 
 
-def started(out: Path, *settings: str) -> subprocess.Popen[str]:
-    """A run that has saved its first state, and has some way to go."""
+def started(out: Path, *settings: str, beyond: int = 0) -> subprocess.Popen[str]:
+    """A run that has saved a state beyond this step, and has some way to go; in a process group of its own."""
     process = subprocess.Popen(
-        command(out, *settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command(out, *settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     limit = time.monotonic() + 120
-    while not list(out.glob("state/step-*")):
+    while not any(int(path.name[-9:]) > beyond for path in out.glob("state/step-*")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -70,8 +71,8 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 def test_kill_9_and_again_with_other_workers_ends_at_the_same_bits(whole: Path, tmp_path: Path) -> None:
-    for _ in range(2):
-        process = started(tmp_path, "steps=60")
+    for beyond in (0, 10):
+        process = started(tmp_path, "steps=60", beyond=beyond)
         process.kill()
         process.communicate()
     assert not (tmp_path / "checkpoint").exists()
@@ -94,8 +95,8 @@ def test_a_kill_in_the_middle_of_a_save_costs_nothing_older(whole: Path, tmp_pat
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(number: int, status: int, whole: Path, tmp_path: Path) -> None:
-    process = started(tmp_path, "save_every=3")
-    process.send_signal(number)
+    process = started(tmp_path, "save_every=3", "workers=1")
+    os.killpg(process.pid, number)  # as launchers do, and a terminal: its workers are told as well
     out, err = process.communicate(timeout=120)
     assert process.returncode == status, err
     assert "the same command goes on from there" in out
@@ -110,21 +111,25 @@ def test_other_settings_in_the_same_folder_are_refused(whole: Path) -> None:
 
 
 def test_a_full_disk_stops_with_the_last_state_intact(whole: Path, tmp_path: Path) -> None:
-    run(tmp_path, "steps=60")
-    again = tmp_path / "again"
+    process = started(tmp_path)
+    process.kill()
+    process.communicate()
+    last = sorted(tmp_path.glob("state/step-*"))[-1]
     limited = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
         "sys.argv = sys.argv[1:]; runpy.run_module('sovit', run_name='__main__')"
     )
-    words = command(again)
+    words = command(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", limited, "sovit", *words[3:]], cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "the state at step 10 could not be saved" in " ".join(done.stderr.split())
-    assert not list((again / "state").iterdir())
-    assert list((tmp_path / "state").glob("step-*"))
+    said = "".join(done.stderr.split())
+    assert f"thestateatstep{int(last.name[-9:]) + 10}couldnotbesaved" in said
+    assert f"thelastoneisintact:{last}" in said
+    run(tmp_path)
+    assert_same(tmp_path, whole)
 
 
 def test_a_cooldown_branches_off_a_long_run(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ PREPROCESS = Preprocess(image_size=(16, 16))
 
 def config(*more: str) -> TrainConfig:
     plain = ("rotate_degrees=0", "shift_fraction=0", "scale_fraction=0", "image_size=16", "batch_size=8")
-    return recipe("digits", [*plain, *more])
+    return recipe("digits", ["keep_decoded=false", *plain, *more])
 
 
 def pictures(count: int) -> Dataset:

@@ -17,10 +17,14 @@ from train.build import first_model, spec_of
 from train.data.dataset import Dataset, load_dataset
 from train.evaluate import ClassResult, evaluate_classifier
 from train.loop import train
+from train.optim.build import build_optimizer
+from train.optim.groups import parameter_groups
 from train.passes import Interrupted, Passes
 from train.probing import evaluate_probe
 from train.recipes import RECIPES, recipe
-from train.step import TrainingDiverged
+from train.samples import Batch
+from train.step import Learner, TrainingDiverged
+from train.watch import Clock
 from train.world import World
 
 SMALL = ["width=16", "depth=1", "mlp_dim=32", "num_heads=2", "steps=60", "warmup_steps=6", "batch_size=32"]
@@ -81,7 +85,7 @@ def test_one_batch_can_be_learnt_by_heart(objective: str, bound: float, tmp_path
     assert result.final_loss < bound
     assert result.evaluation.top1 == 1.0
     # A student that hears nothing but its teacher comes to say what it says.
-    distil = [f"teacher={result.checkpoint}", "distill_weight=0.999", "distill_temperature=2"]
+    distil = [f"teacher={result.checkpoint}", "distill_weight=1", "distill_temperature=2"]
     student = train(
         recipe("digits", [*by_heart, f"objective={objective}", *distil, "seed=1"]),
         batch, batch, tmp_path / "student", console=quiet(),
@@ -142,6 +146,57 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     assert not (tmp_path / "checkpoint").exists()
 
 
+def test_a_gradient_that_is_not_finite_is_named_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = recipe("digits", [*SMALL, *STILL, "depth=3"])
+    spec = spec_of(config, tuple("0123456789"))
+    vit = first_model(config, spec).train()
+    bad = vit.blocks[1].mlp.fc1.weight  # type: ignore[union-attr]
+    bad.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[operator]
+    groups = parameter_groups(vit, weight_decay=0.1, layer_decay=1, head_decay_factor=1)
+    optimizer = build_optimizer(groups, name="adamw", learning_rate=1e-3, betas=(0.9, 0.99), momentum=0.9)
+    world = World(0, 1, torch.device("cpu"))
+    learner = Learner(config, vit, vit, None, optimizer, spec.preprocess, 10, world)
+    before = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
+    images = torch.randint(0, 256, (32, 8, 8, 3), dtype=torch.uint8)
+    with pytest.raises(TrainingDiverged, match=r"at step 5 \(gradient of blocks\.1\.mlp\.fc1\.weight\)"):
+        learner.step(Batch(images, torch.arange(32) % 10, {}), 4, 1e-3, Clock())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vit.state_dict().items())
+
+
+def test_a_finished_run_says_again_what_it_found(tmp_path: Path) -> None:
+    train_set, test_set = first(load_dataset("digits", "train"), 64), first(load_dataset("digits", "test"), 20)
+    config = recipe("digits", [*SMALL, "steps=4", "warmup_steps=1", "log_every=2", "probes=knn"])
+    once = train(config, train_set, test_set, tmp_path, console=quiet())
+    log = (tmp_path / "log.jsonl").read_text()
+    again = train(config, train_set, test_set, tmp_path, console=quiet())
+    assert (again.final_loss, again.seconds, again.evaluation.top1) == (
+        once.final_loss, once.seconds, once.evaluation.top1,
+    )  # fmt: skip
+    assert (tmp_path / "log.jsonl").read_text() == log
+
+
+def test_what_is_not_ours_is_not_forgotten(tmp_path: Path) -> None:
+    batch = first(load_dataset("digits", "train"), 32)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "theirs").write_text("precious")
+    with pytest.raises(ConfigError, match="no run of ours"):
+        train(recipe("digits", SMALL), batch, batch, tmp_path, console=quiet(), restart=True)
+    assert (tmp_path / "state" / "theirs").read_text() == "precious"
+
+
+def test_a_probe_goes_on_without_an_image_that_is_corrupt(tmp_path: Path) -> None:
+    whole = load_dataset("digits", "train")
+    chosen = np.concatenate([np.flatnonzero(whole.targets == label)[:5] for label in range(10)])
+    images = [whole.images[index] for index in chosen.tolist()]
+    images[0] = b"no image"
+    train_set = Dataset("few", images, whole.targets[chosen], whole.classes)
+    config = recipe("digits", [*SMALL, "steps=2", "warmup_steps=1", "probes=fewshot"])
+    train(config, train_set, first(load_dataset("digits", "test"), 20), tmp_path, console=quiet())
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert next(entry for entry in entries if "probe" in entry).keys() >= {"1-shot"}
+    assert [entry["left_out"] for entry in entries if "left_out" in entry] == ["image 0 of few"]
+
+
 def test_too_few_images_are_named(tmp_path: Path) -> None:
     few = first(load_dataset("digits", "train"), 8)
     with pytest.raises(ConfigError, match="8 images, less than one batch of 32"):
@@ -160,6 +215,8 @@ def test_too_few_images_are_named(tmp_path: Path) -> None:
         (["learning_rate=-1"], "learning_rate is -1"),
         (["learning_rate=nan"], "learning_rate"),
         (["num_heads=7"], "does not divide"),
+        (["crop=inception"], "keep_decoded and crop=inception"),
+        (["distill_weight=1.5"], "distill_weight is 1.5"),
         (["pool=max"], "pool"),
     ],
 )
@@ -181,6 +238,8 @@ def test_every_recipe_says_how_to_run_it_and_is_as_long_as_its_source() -> None:
 def test_an_unknown_recipe_is_named() -> None:
     with pytest.raises(ConfigError, match="no recipe is called 'mnist'; known are digits"):
         recipe("mnist", [])
+    with pytest.raises(ConfigError, match="no recipe is called 'cifar-10'; did you mean cifar10"):
+        recipe("cifar-10", [])
 
 
 def test_augmentation_by_nothing_changes_nothing_and_a_shift_shifts() -> None:

@@ -27,6 +27,7 @@ class Board:
         for name, value in entry.items():
             if name != "step" and isinstance(value, (int, float)):
                 self._writer.add_scalar(f"{group}/{name}", value, entry["step"])
+        self._writer.flush()
 
     def close(self) -> None:
         """Close the file."""

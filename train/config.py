@@ -36,8 +36,7 @@ _NOT_NEGATIVE: Final = (
     "randaugment_count", "randaugment_magnitude", "mixup", "cutmix", "pad_pixels",
 )  # fmt: skip
 _FRACTIONS: Final = (
-    "label_smoothing", "scale_fraction", "erase", "stochastic_depth", "ema", "distill_weight", "warmup_fraction",
-    "momentum",
+    "label_smoothing", "scale_fraction", "erase", "stochastic_depth", "ema", "warmup_fraction", "momentum",
 )  # fmt: skip
 
 
@@ -140,6 +139,10 @@ class TrainConfig:
         if self.init and len(missing) < len(_SHAPE):
             given = ", ".join(name for name in _SHAPE if name not in missing)
             raise ConfigError(f"{given} and init are both set: a run that starts from a checkpoint takes its shape.")
+        if self.keep_decoded and self.crop == "inception":
+            raise ConfigError("keep_decoded and crop=inception are both set: a part is cut out of the whole image.")
+        if not 0 <= self.distill_weight <= 1:
+            raise ConfigError(f"distill_weight is {self.distill_weight}, it must lie in 0..1.")
         if bool(self.steps) == bool(self.epochs):
             raise ConfigError("the length is either steps or epochs: set one of them, and the other to 0.")
         if self.warmup_steps and self.warmup_fraction:

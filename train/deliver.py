@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 from rich.console import Console
 
 from sovit.artifact import Precision
+from sovit.errors import EXIT_FAILED
 from train.data.dataset import Dataset
 from train.stages import run_sovit, save_images
 
@@ -24,9 +25,12 @@ def deliver(
     """Export a checkpoint, and evaluate the artifact on the test set of `data` against it.
 
     The artifact is checked, and calibrated where its precision asks for that, on images of the training set, which are
-    left beside it. Returns what `sovit evaluate --json` says. Raises `StageFailed`.
+    left beside it. Returns what `sovit evaluate --json` says, images that could not be decoded among it. Raises
+    `StageFailed`.
     """
     images = artifact.with_name("images")
+    for old in images.glob("*.png"):  # of other data, perhaps
+        old.unlink()
     save_images(train_set, images, _IMAGES)
     calibrate = ["--calibrate", str(images)] if precision.startswith(("int8", "fp8")) else []
     run_sovit(
@@ -34,8 +38,9 @@ def deliver(
         "--out", str(artifact), "--json", capture=True,
     )  # fmt: skip
     said = run_sovit(
-        console, "evaluate", str(artifact), "--data", data, "--against", str(checkpoint), "--json", capture=True
-    )
+        console, "evaluate", str(artifact), "--data", data, "--against", str(checkpoint), "--json", capture=True,
+        accept=(0, EXIT_FAILED),
+    )  # fmt: skip
     found: dict[str, Any] = json.loads(said)
     return found
 

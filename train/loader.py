@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from train.samples import Batch
+from train.signals import STOPPING
 from train.world import World
 
 _AHEAD = 4  # batches that each worker has ready
@@ -51,7 +53,7 @@ def _loaded(samples: Samples, positions: Any, workers: int, device: torch.device
         num_workers=workers,
         prefetch_factor=_AHEAD if workers else None,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_one_thread,
+        worker_init_fn=_quiet_worker,
     )
     return iter(loader)
 
@@ -70,5 +72,8 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _one_thread(_: int) -> None:
+def _quiet_worker(_: int) -> None:
+    """One thread; and a signal to the whole process group is for the loop to hear, which ends its workers itself."""
     torch.set_num_threads(1)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)

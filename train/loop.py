@@ -12,6 +12,7 @@ import math
 import signal
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,12 +101,13 @@ def train(
     with joined(group=config.parallel == "fsdp") as world, noted_signals() as asked:
         _check_batch(config, world)
         if world.is_main:
-            claim(out, config, train_set, restart=restart)
+            claim(out, config, train_set, branch, restart=restart)
         world.barrier()
         quiet = console if world.is_main else Console(quiet=True)
         for warning in warnings:
             quiet.print(f"warning: {warning}", highlight=False)
-        return _Run(config, train_set, test_set, out, world, quiet, asked).go(branch)
+        again = "the same command, without --restart," if restart else "the same command"
+        return _Run(config, train_set, test_set, out, world, quiet, asked, again).go(branch)
 
 
 class _Run:
@@ -120,9 +122,10 @@ class _Run:
         world: World,
         console: Console,
         asked: list[int],
+        again: str,
     ) -> None:
         self.config, self.test_set, self.out, self.world = config, test_set, out, world
-        self.console, self.asked = console, asked
+        self.console, self.asked, self.again = console, asked, again
         self.spec: ModelSpec = spec_of(config, train_set.classes)
         self.images, self.data = len(train_set), train_set.name
         vit = first_model(config, self.spec).to(world.device).train()
@@ -146,8 +149,6 @@ class _Run:
             kind=config.schedule, steps=self.steps, warmup_steps=config.warmup(self.steps),
             cooldown_steps=config.cooldown_steps, timescale=config.timescale,
         )  # fmt: skip
-        if config.keep_decoded:
-            train_set = decoded(train_set, self.spec.preprocess)
         self.train_set = train_set
         self.bad: dict[int, str] = {}
 
@@ -166,22 +167,34 @@ class _Run:
             board = Board(self.out / "tensorboard", done) if self.config.tensorboard else None
             log = Log(self.out / "log.jsonl", done, board)
         screen = Screen(self.console, self.steps, done)
+        before = self.world.gathered(log.before if log is not None else None)[0]
+        self.bad = {entry["index"]: entry["reason"] for entry in before if "left_out" in entry}
+        last = next((entry for entry in reversed(before) if "loss" in entry), {"seconds": 0.0, "loss": math.nan})
         try:
-            seconds, loss = self._loop(done, log, screen)
+            if done < self.steps:
+                last = self._loop(done, last, log, screen)
             evaluation = self._evaluate(self.steps, log, screen, exact=True)
+            self._write(evaluation, last["seconds"])
             self._probe(self.steps, log, screen, exact=True)
+        except Interrupted:
+            pass
         finally:
             screen.close()
             if log is not None:
                 log.close()
-        self._write(evaluation, seconds)
-        return TrainResult(self.out / "checkpoint", self.steps, seconds, loss, evaluation)
+        if stop := self._signal():
+            raise self._stopped(self.steps, stop)
+        return TrainResult(self.out / "checkpoint", self.steps, last["seconds"], last["loss"], evaluation)
 
-    def _loop(self, done: int, log: Log | None, screen: Screen) -> tuple[float, float]:
+    def _loop(self, done: int, last: dict[str, Any], log: Log | None, screen: Screen) -> dict[str, Any]:
+        """The steps that are left; returns what the log says of the last one. `last` is that of the last start."""
         config, world = self.config, self.world
-        samples = TrainSamples(self.train_set, self.spec.preprocess, config)
+        known = decoded(self.train_set, self.spec.preprocess) if config.keep_decoded else self.train_set
+        samples = TrainSamples(known, self.spec.preprocess, config)
         batches = train_batches(samples, start=done, batch_size=config.batch_size, workers=config.workers, world=world)
-        clock, spent, loss = Clock(), 0.0, math.nan
+        if self._due(done) and world.sums([float(log is not None and not log.has(done, "top1"))])[0]:
+            self._look(done, log, screen)  # what a kill or a signal kept from being done
+        clock, entry = Clock(), last
         logged = done
         for step in range(done, self.steps):
             with clock.measuring("data"):
@@ -195,42 +208,57 @@ class _Run:
             stop = self._agree(batch.bad, done, log, screen)
             if done % config.log_every == 0 or done == self.steps:
                 seconds, parts = clock.look()
-                spent += seconds
                 loss = world.sums([value])[0] / world.size
-                entry = self._entry(done, loss, rate, norm, (done - logged) / seconds, parts)
+                spent = round(entry["seconds"] + seconds, 2)
+                entry = self._entry(done, loss, rate, norm, (done - logged) / seconds, parts) | {"seconds": spent}
                 logged = done
                 if log is not None:
                     log.write(entry)
-                screen.moved(done, _note(entry))
+                screen.moved(done, _note(entry, (self.steps - done) * config.batch_size))
             else:
                 screen.moved(done, "")
             with clock.paused():
                 if stop or done == self.steps or (config.save_every and done % config.save_every == 0):
                     save(self.out / "state", done, self.state, world, config.keep_states)
-                if config.eval_every and done % config.eval_every == 0 and done < self.steps and not stop:
+                if self._due(done) and not stop:
                     self._look(done, log, screen)
+                    if stop := self._signal():
+                        save(self.out / "state", done, self.state, world, config.keep_states)
             if stop:
-                raise Stopped(f"stopped after step {done} of {self.steps}; the same command goes on from there.", stop)
-        return spent, loss
+                raise self._stopped(done, stop)
+        return entry
+
+    def _due(self, done: int) -> bool:
+        """Whether there is an evaluation on the way after so many steps."""
+        return bool(self.config.eval_every) and done % self.config.eval_every == 0 and 0 < done < self.steps
+
+    def _signal(self) -> int:
+        """The number of a signal that any process was sent, or 0; the same in all."""
+        sent = self.world.sums([float(number in self.asked) for number in STOPPING])
+        return next((number for number, count in zip(STOPPING, sent, strict=True) if count), 0)
+
+    def _stopped(self, done: int, number: int) -> Stopped:
+        return Stopped(f"stopped after step {done} of {self.steps}; {self.again} goes on from there.", number)
 
     def _agree(self, bad: dict[int, str], step: int, log: Log | None, screen: Screen) -> int:
-        """Name images that could not be used; returns the number of a signal that any process was sent, or 0."""
-        for index, reason in bad.items():
-            if index not in self.bad:
+        """Name images that could not be used in any process; returns the number of a signal, or 0."""
+        mine = {index: reason for index, reason in bad.items() if index not in self.bad}
+        *sent, fresh = self.world.sums([*(float(number in self.asked) for number in STOPPING), float(len(mine))])
+        if fresh:
+            found = {index: reason for one in self.world.gathered(mine) for index, reason in one.items()}
+            for index, reason in found.items():
                 name = self.train_set.image_name(index)
                 screen.tell(f"left out {name}: {reason}")
                 if log is not None:
-                    log.write({"step": step, "left_out": name, "reason": reason})
-        self.bad |= bad
-        sent = [float(number in self.asked) for number in STOPPING]
-        terminate, interrupt, many = self.world.sums([*sent, float(len(self.bad))])
-        if many > self.config.most_bad_images:
-            first = f" here the first is {self.train_set.image_name(next(iter(self.bad)))}." if self.bad else ""
-            raise TooManyBadImages(
-                f"{int(many)} images could not be used by step {step}, and most_bad_images is "
-                f"{self.config.most_bad_images}: mend them, or raise it.{first}"
-            )
-        return signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
+                    log.write({"step": step, "left_out": name, "index": index, "reason": reason})
+            self.bad |= found
+            if len(self.bad) > self.config.most_bad_images:
+                raise TooManyBadImages(
+                    f"{len(self.bad)} images could not be used by step {step}, and most_bad_images is "
+                    f"{self.config.most_bad_images}: mend them, or raise it. The first is "
+                    f"{self.train_set.image_name(next(iter(self.bad)))}."
+                )
+        return next((number for number, count in zip(STOPPING, sent, strict=True) if count), 0)
 
     def _entry(
         self, step: int, loss: float, rate: float, norm: float, steps_per_second: float, parts: dict[Any, float]
@@ -248,7 +276,7 @@ class _Run:
         return entry
 
     def _look(self, step: int, log: Log | None, screen: Screen) -> None:
-        """Evaluate on the way; a signal ends it at once, and the loop hears it after its next step."""
+        """Evaluate on the way; a signal breaks it off, and the next start makes up for it."""
         try:
             self._evaluate(step, log, screen)
             self._probe(step, log, screen)
@@ -258,29 +286,30 @@ class _Run:
     def _evaluate(self, step: int, log: Log | None, screen: Screen, *, exact: bool = False) -> Evaluation:
         with self._averaged():
             found = validate(self._passes(exact=exact), self.spec.labels, self.test_set)
-        if log is not None:
+        if log is not None and not log.has(step, "top1"):
             log.write({"step": step, "data": found.data, "top1": found.top1, "top5": found.top5})
-            screen.tell(f"step {step}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%} of {found.images} images")
+            for name, reason in found.failed:
+                screen.tell(f"not evaluated: {name}: {reason}")
+        screen.tell(f"step {step}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%} of {found.images} images")
         return found
 
     def _probe(self, step: int, log: Log | None, screen: Screen, *, exact: bool = False) -> None:
         for kind in self.config.probes:
             with self._averaged():
                 found = probed(self._passes(exact=exact), kind, self.train_set, self.test_set)
-            if log is not None:
+            if log is not None and not log.has(step, "probe"):
                 log.write({"step": step, "data": found.data, "probe": kind, **found.scores})
-                scores = ", ".join(f"{name} {score:.2%}" for name, score in found.scores.items())
-                screen.tell(f"step {step}: {kind} probe: {scores}")
+            scores = ", ".join(f"{name} {score:.2%}" for name, score in found.scores.items())
+            screen.tell(f"step {step}: {kind} probe: {scores}")
 
     def _averaged(self) -> AbstractContextManager[None]:
         """With the averaged weights where there are some."""
         return nullcontext() if self.ema is None else self.ema.applied(self.learner.vit)
 
     def _passes(self, *, exact: bool) -> Passes:
-        """`exact` is the end of the run, which a signal does not break off."""
         return Passes(
             self.learner.model, self.config, self.spec.preprocess, self.world, exact=exact,
-            stop=lambda: bool(self.asked) and not exact,
+            stop=lambda: bool(self.asked),
         )  # fmt: skip
 
     def _write(self, evaluation: Evaluation, seconds: float) -> None:
@@ -308,10 +337,11 @@ class _Run:
         self.world.barrier()
 
 
-def _note(entry: dict[str, Any]) -> str:
+def _note(entry: dict[str, Any], images_left: int) -> str:
     mfu = f"  MFU {entry['mfu']:.1%}" if "mfu" in entry else ""
     waited = f"  data wait {entry.get('data', 0):.1%}"
-    return f"loss {entry['loss']:.4f}  {entry['images_per_second']:,.0f} images/s{waited}{mfu}"
+    left = timedelta(seconds=round(images_left / entry["images_per_second"]))
+    return f"loss {entry['loss']:.4f}  {entry['images_per_second']:,.0f} images/s{waited}{mfu}  {left} left"
 
 
 def _check_batch(config: TrainConfig, world: World) -> None:

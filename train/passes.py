@@ -45,9 +45,11 @@ class Passes:
         The same in every process. Raises `Interrupted` in all of them.
         """
         wanted = range(len(dataset)) if indices is None else indices
+        if not len(wanted):
+            return {}, {}
+        at_once = max(1, self.config.batch_size // (self.world.size * self.config.accumulate))
         batches = test_batches(
-            TestSamples(dataset, self.preprocess), indices=wanted,
-            batch_size=max(1, self.config.batch_size // self.world.size), workers=self.config.workers,
+            TestSamples(dataset, self.preprocess), indices=wanted, batch_size=at_once, workers=self.config.workers,
             world=self.world,
         )  # fmt: skip
         training = self.model.training

@@ -49,9 +49,9 @@ def cifar10() -> TrainConfig:
 
         sovit train cifar10 --data DATA --out runs/cifar10
 
-    Expect about 75 % on the 10,000 test images after half an hour on two CPU cores with bfloat16 products; the curve
-    is in benchmarks/results/train-cifar10-cpu.jsonl. So short a run wants a shallow model: one of
-    depth 6, with the fewer epochs that it has time for, came out two points lower.
+    Expect about 73 % on the 10,000 test images after half an hour on two CPU cores with bfloat16 products; the curve
+    is in benchmarks/results/train-cifar10-cpu.jsonl, and 25 epochs gave 75 %. So short a run wants a shallow model: one
+    of depth 6, with the fewer epochs that it has time for, came out two points lower.
     """
     return TrainConfig(
         width=192,
@@ -205,7 +205,9 @@ RECIPES: Final[dict[str, Callable[[], TrainConfig]]] = {
 def recipe(name: str, settings: list[str]) -> TrainConfig:
     """A recipe by name with `field=value` settings applied. Raises `ConfigError` naming the near match."""
     if name not in RECIPES:
-        raise ConfigError(f"no recipe is called {name!r}; known are {', '.join(RECIPES)}.")
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(RECIPES)}."
+        raise ConfigError(f"no recipe is called {name!r}; {hint}")
     values: dict[str, Any] = asdict(RECIPES[name]())
     for setting in settings:
         field, equals, text = setting.partition("=")

@@ -93,10 +93,11 @@ def loop_shares(dataset: Dataset, out: Path) -> LoopShares:
 
 
 def _loader(samples: TrainSamples, workers: int) -> float:
-    """Images a second once the first batch is there."""
+    """Images a second once every worker has handed over what it had ready."""
     world = World(0, 1, torch.device("cpu"))
     batches = train_batches(samples, start=0, batch_size=_BATCH, workers=workers, world=world)
-    next(batches)
+    for _ in range(workers):
+        next(batches)
     began = time.perf_counter()
     for _ in range(_BATCHES):
         next(batches)
@@ -114,6 +115,8 @@ def _bare(samples: TrainSamples, workers: int) -> float:
     found = [spans.get() for _ in processes]
     for process in processes:
         process.join()
+    if broken := [one for one in found if isinstance(one, SoViTError)]:
+        raise broken[0]
     seconds: float = max(end for _, end in found) - min(begin for begin, _ in found)
     return _BATCH * _BATCHES / seconds
 
@@ -124,8 +127,13 @@ def _decode(samples: TrainSamples, worker: int, workers: int, barrier: Barrier, 
     epochs, indices = sample_at(positions, len(samples.dataset), samples.config.seed)
     barrier.wait()
     began = time.perf_counter()
-    for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True):
-        decode_for_crop(samples.dataset.images[index], _SIZE, generator(samples.config.seed, "augment", epoch, index))
+    try:
+        for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True):
+            rng = generator(samples.config.seed, "augment", epoch, index)
+            decode_for_crop(samples.dataset.images[index], _SIZE, rng)
+    except SoViTError as error:
+        spans.put(type(error)(f"{samples.dataset.images[index]}: {error}"))
+        return
     spans.put((began, time.perf_counter()))
 
 

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from rich.console import Console
@@ -14,18 +15,23 @@ from sovit.decode import DecodeOptions, decode
 from sovit.errors import InvalidImage, SoViTError, UnsupportedImage
 from train.data.dataset import Dataset
 
+_LARGEST: Final = 1024  # pixels of a side that is saved
+
 
 class StageFailed(SoViTError):
     """A command that was to follow ended with an error; it said so itself."""
 
 
-def run_sovit(console: Console, *words: str, capture: bool = False) -> str:
-    """Show and run a command of ours; returns its standard output when captured. Raises `StageFailed`."""
+def run_sovit(console: Console, *words: str, capture: bool = False, accept: tuple[int, ...] = (0,)) -> str:
+    """Show and run a command of ours; returns its standard output when captured.
+
+    Raises `StageFailed` for a status other than those to accept.
+    """
     console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, soft_wrap=True)
     done = subprocess.run(
         [sys.executable, "-m", "sovit", *words], stdout=subprocess.PIPE if capture else None, text=True, check=False
     )
-    if done.returncode:
+    if done.returncode not in accept or (capture and not done.stdout):
         raise StageFailed(f"`sovit {shlex.join(words)}` ended with status {done.returncode}.")
     return done.stdout or ""
 
@@ -40,6 +46,7 @@ def save_images(dataset: Dataset, folder: Path, count: int) -> list[Path]:
             image = decode(dataset.images[index], DecodeOptions())
         except (InvalidImage, UnsupportedImage):
             continue
+        image.thumbnail((_LARGEST, _LARGEST))
         label = "".join(letter for letter in dataset.classes[dataset.targets[index]] if letter.isalnum())
         paths.append(folder / f"{index:0{digits}d}-{label}.png")
         image.save(paths[-1])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sovit.errors import SoViTError
@@ -64,16 +65,16 @@ class Learner:
                 first += len(target_B)
             mean = float(total)
         with clock.measuring("optimizer"):
-            norm_tensor = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-            if hasattr(norm_tensor, "full_tensor"):
-                norm_tensor = norm_tensor.full_tensor()
-            norm = float(norm_tensor)
+            parameters = [one for one in self.model.parameters() if one.grad is not None]
+            norm_tensor = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+            norm = float(norm_tensor.full_tensor() if isinstance(norm_tensor, DTensor) else norm_tensor)
         if self.world.sums([float(not np.isfinite([mean, norm]).all())])[0]:
             raise TrainingDiverged(
-                f"the loss is {mean} and the gradient's norm {norm} at step {step}{self._where(batch)}; "
+                f"the loss is {mean} and the gradient's norm {norm} at step {step + 1}{self._where(batch)}; "
                 "try a lower learning_rate or a longer warm-up."
             )
         with clock.measuring("optimizer"):
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm_tensor)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return mean, norm

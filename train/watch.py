@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sovit.errors import SoViTError
 from train.board import Board
 
 Part = Literal["data", "forward_backward", "optimizer"]
@@ -54,30 +55,51 @@ class Log:
 
     def __init__(self, path: Path, step: int, board: Board | None) -> None:
         """Open it to go on after `step`: what a run that was killed wrote beyond its last state is taken back."""
-        self._board = board
-        kept = []
+        self._board, self._path = board, path
+        self.before: list[dict[str, Any]] = []
         if path.is_file() and step:
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
+                    entry = json.loads(line)
+                    if entry["step"] <= step:
+                        self.before.append(entry)
                 except (ValueError, KeyError, TypeError):
                     continue  # a line that a kill cut short
-        path.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        # Beside it first: a full disk or a kill in between leaves the old one.
+        aside = path.with_name(path.name + ".new")
+        with self._told():
+            aside.write_text("".join(json.dumps(entry) + "\n" for entry in self.before), encoding="utf-8")
+            aside.replace(path)
+            self._file = path.open("a", encoding="utf-8")
+
+    def has(self, step: int, field: str) -> bool:
+        """Whether an earlier start wrote this of the step."""
+        return any(entry["step"] == step and field in entry for entry in self.before)
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Append an entry, at once."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        """Append an entry, at once. Raises `SoViTError` where the disk is full."""
+        with self._told():
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
         if self._board is not None:
             self._board.write(entry)
 
     def close(self) -> None:
         """Close the file, and the board's."""
-        self._file.close()
+        with suppress(OSError):  # told when it was written
+            self._file.close()
         if self._board is not None:
             self._board.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SoViTError(
+                f"{self._path} could not be written ({error.strerror}): make room, and the same command goes on from "
+                "the last state."
+            ) from error
 
 
 class Screen:
@@ -88,8 +110,8 @@ class Screen:
         self._told = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
-            refresh_per_second=1,
+            TimeElapsedColumn(), TimeRemainingColumn(), console=console, refresh_per_second=1,
+            disable=not console.is_terminal or console.quiet,
         )  # fmt: skip
         self._task = self._bar.add_task("training", total=steps, completed=done, note="")
         self._bar.start()
