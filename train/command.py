@@ -27,8 +27,8 @@ from train.probing import ProbeResult, evaluate_probe
 from train.recipes import recipe
 
 
-def train(arguments: argparse.Namespace) -> Result:
-    """Run a recipe, and deliver what it trained where that is asked for."""
+def train(arguments: argparse.Namespace) -> Result | None:
+    """Run a recipe, and deliver what it trained where that is asked for. Of several processes the first one tells."""
     from rich.console import Console
 
     from train.deliver import deliver, serve
@@ -37,6 +37,8 @@ def train(arguments: argparse.Namespace) -> Result:
 
     config = recipe(arguments.recipe, arguments.set)
     precision: Precision | None = arguments.export or ("fp32" if arguments.serve is not None else None)
+    if arguments.serve is not None and arguments.json:
+        raise ConfigError("--json prints a result and --serve has no end: leave one of them out.")
     if precision and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("--export and --serve are for one process: run `sovit export` when torchrun has ended.")
     console = Console(stderr=True)
@@ -48,6 +50,8 @@ def train(arguments: argparse.Namespace) -> Result:
         )  # fmt: skip
     except Stopped as stopped:
         return Result({"stopped_by_signal": stopped.signal}, str(stopped), stopped.exit_code)
+    if int(os.environ.get("RANK", "0")):
+        return None
     data = {
         "checkpoint": str(result.checkpoint),
         "train_seconds": result.seconds,
@@ -67,7 +71,7 @@ def train(arguments: argparse.Namespace) -> Result:
             f"for {found['agreement']:.2%} of the images"
         )
     if arguments.serve is not None:
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
         serve(arguments.out / "artifact", arguments.serve, console)
     return Result(data, text)
 

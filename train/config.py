@@ -149,6 +149,8 @@ class TrainConfig:
             raise ConfigError("warmup_steps and warmup_fraction are both set: set one of them.")
         if self.cooldown_steps and self.schedule != "rsqrt":
             raise ConfigError(f"cooldown_steps means nothing to the schedule {self.schedule}: it belongs to rsqrt.")
+        if self.crop == "pad" and self.pad_pixels >= min(self.image_size):
+            raise ConfigError(f"pad_pixels is {self.pad_pixels}, it must be less than the sides of {self.image_size}.")
         if (self.mixup or self.cutmix) and self.batch_size % (2 * self.accumulate):
             raise ConfigError(
                 f"batch_size is {self.batch_size}, mixup and cutmix need a multiple of {2 * self.accumulate}: pairs."

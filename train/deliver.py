@@ -48,6 +48,6 @@ def deliver(
 def serve(artifact: Path, port: int, console: Console) -> NoReturn:
     """Become `sovit serve`."""
     words = ["serve", str(artifact), "--port", str(port)]
-    console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, soft_wrap=True)
+    console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, markup=False, soft_wrap=True)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "sovit", *words])

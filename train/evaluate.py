@@ -73,7 +73,7 @@ def evaluate_classifier(
         return found
     others, _ = run_in_batches("comparing", lambda images: against(images, 1), dataset, list(ranked))
     same = [ranked[index][0] == other.predictions[0].label for index, other in others.items()]
-    return replace(found, agreement=float(np.mean(same)))
+    return replace(found, agreement=float(np.mean(same)) if same else None)
 
 
 def evaluation_of(

@@ -105,7 +105,7 @@ def train(
         world.barrier()
         quiet = console if world.is_main else Console(quiet=True)
         for warning in warnings:
-            quiet.print(f"warning: {warning}", highlight=False)
+            quiet.print(f"warning: {warning}", highlight=False, markup=False)
         again = "the same command, without --restart," if restart else "the same command"
         return _Run(config, train_set, test_set, out, world, quiet, asked, again).go(branch)
 

@@ -27,7 +27,7 @@ def run_sovit(console: Console, *words: str, capture: bool = False, accept: tupl
 
     Raises `StageFailed` for a status other than those to accept.
     """
-    console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, soft_wrap=True)
+    console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, markup=False, soft_wrap=True)
     done = subprocess.run(
         [sys.executable, "-m", "sovit", *words], stdout=subprocess.PIPE if capture else None, text=True, check=False
     )

@@ -95,7 +95,9 @@ def _add_train(commands: Any) -> None:
 def _add_evaluate(commands: Any) -> None:
     evaluate = command(commands, "evaluate", in_checkout("train.command", "evaluate"), "accuracy on labelled images")
     evaluate.add_argument("target", metavar="CHECKPOINT|ARTIFACT|URL")
-    evaluate.add_argument("--data", required=True, help="digits, or a folder with CLASS/IMAGE or test/CLASS/IMAGE")
+    evaluate.add_argument(
+        "--data", required=True, help="digits, hf:NAME, or a folder: CLASS/IMAGE, test/CLASS/IMAGE, Parquet or tar"
+    )
     evaluate.add_argument(
         "--probe",
         choices=["fewshot", "knn", "linear"],
