@@ -182,6 +182,8 @@ def test_what_is_not_ours_is_not_forgotten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run of ours"):
         train(recipe("digits", SMALL), batch, batch, tmp_path, console=quiet(), restart=True)
     assert (tmp_path / "state" / "theirs").read_text() == "precious"
+    with pytest.raises(ConfigError, match="theirs is a file: --out is the folder"):
+        train(recipe("digits", SMALL), batch, batch, tmp_path / "state" / "theirs", console=quiet())
 
 
 def test_a_probe_goes_on_without_an_image_that_is_corrupt(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ def claim(out: Path, config: TrainConfig, data: Dataset, branch: Path | None, *,
 
     `restart` forgets what was begun; the checkpoint stays until another takes its place.
     """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file: --out is the folder of the run.")
     path = out / "run.json"
     if not path.is_file() and ((out / "log.jsonl").exists() or (out / "state").exists()):
         raise ConfigError(f"{out} holds a log.jsonl or a state folder, and no run of ours: choose another --out.")
