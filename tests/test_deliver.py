@@ -71,9 +71,12 @@ def test_own_images_are_trained_on_exported_in_int8_and_served(folder: Path, imp
 
 
 def test_the_result_says_how_the_artifact_does(folder: Path, imported: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "holiday.png").write_bytes(b"precious")
     words = [sys.executable, "-m", "sovit", *command(folder, tmp_path, imported, "--export", "fp32", "--json")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "images" / "holiday.png").read_bytes() == b"precious"
     said = json.loads(done.stdout)
     assert said["artifact_evaluation"]["agreement"] == 1
     assert [Path(name).name for name, _ in said["artifact_evaluation"]["failed"]] == ["broken.png"]

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -24,19 +25,17 @@ def deliver(
 ) -> dict[str, Any]:
     """Export a checkpoint, and evaluate the artifact on the test set of `data` against it.
 
-    The artifact is checked, and calibrated where its precision asks for that, on images of the training set, which are
-    left beside it. Returns what `sovit evaluate --json` says, images that could not be decoded among it. Raises
-    `StageFailed`.
+    The artifact is checked, and calibrated where its precision asks for that, on images of the training set. They go
+    into a folder of their own, which is gone afterwards: nothing beside the artifact is touched. Returns what
+    `sovit evaluate --json` says, images that could not be decoded among it. Raises `StageFailed`.
     """
-    images = artifact.with_name("images")
-    for old in images.glob("*.png"):  # of other data, perhaps
-        old.unlink()
-    save_images(train_set, images, _IMAGES)
-    calibrate = ["--calibrate", str(images)] if precision.startswith(("int8", "fp8")) else []
-    run_sovit(
-        console, "export", str(checkpoint), "--precision", precision, "--reference", str(images), *calibrate,
-        "--out", str(artifact), "--json", capture=True,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        save_images(train_set, Path(folder), _IMAGES)
+        calibrate = ["--calibrate", folder] if precision.startswith(("int8", "fp8")) else []
+        run_sovit(
+            console, "export", str(checkpoint), "--precision", precision, "--reference", folder, *calibrate,
+            "--out", str(artifact), "--json", capture=True,
+        )  # fmt: skip
     said = run_sovit(
         console, "evaluate", str(artifact), "--data", data, "--against", str(checkpoint), "--json", capture=True,
         accept=(0, EXIT_FAILED),

@@ -165,8 +165,9 @@ def autocast(config: TrainConfig, world: World) -> AbstractContextManager[Any]:
 def attention(config: TrainConfig, world: World) -> AbstractContextManager[Any]:
     """PyTorch's choice of a kernel, but for two whose backward cannot be used.
 
-    cuDNN's gives NaN for 64 tokens and for a single query on Hopper GPUs (pytorch/pytorch#196678,
-    NVIDIA/cudnn-frontend#1072); the fused one for bfloat16 on a CPU takes five times as long as plain products.
+    cuDNN's is reported to give NaN in some cases on Hopper GPUs (pytorch/pytorch#196678 with a mask,
+    NVIDIA/cudnn-frontend#1072 for a single query), and costs nothing to avoid; the fused one for bfloat16 on a CPU
+    takes five times as long as plain products.
     """
     if world.device.type == "cuda":
         return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
