@@ -114,7 +114,8 @@ def test_a_full_disk_stops_with_the_last_state_intact(whole: Path, tmp_path: Pat
     process = started(tmp_path)
     process.kill()
     process.communicate()
-    last = sorted(tmp_path.glob("state/step-*"))[-1]
+    before = sorted(tmp_path.glob("state/step-*"))
+    last = before[-1]
     limited = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
         "sys.argv = sys.argv[1:]; runpy.run_module('sovit', run_name='__main__')"
@@ -128,6 +129,7 @@ def test_a_full_disk_stops_with_the_last_state_intact(whole: Path, tmp_path: Pat
     said = "".join(done.stderr.split())
     assert f"thestateatstep{int(last.name[-9:]) + 10}couldnotbesaved" in said
     assert f"thelastoneisintact:{last}" in said
+    assert sorted((tmp_path / "state").iterdir()) == before, "nothing half written is left"
     run(tmp_path)
     assert_same(tmp_path, whole)
 

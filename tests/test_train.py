@@ -76,10 +76,10 @@ def test_training_is_reproducible(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize(("objective", "bound"), [("softmax", 0.05), ("sigmoid", 0.25)])
-def test_one_batch_can_be_learnt_by_heart(objective: str, bound: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("objective", "steps", "bound"), [("softmax", 150, 0.05), ("sigmoid", 250, 0.25)])
+def test_one_batch_can_be_learnt_by_heart(objective: str, steps: int, bound: float, tmp_path: Path) -> None:
     batch = first(load_dataset("digits", "train"), 32)
-    by_heart = [*SMALL, "steps=250", "learning_rate=0.01", "label_smoothing=0", "weight_decay=0", *STILL]
+    by_heart = [*SMALL, f"steps={steps}", "learning_rate=0.01", "label_smoothing=0", "weight_decay=0", *STILL]
     config = recipe("digits", [*by_heart, f"objective={objective}"])
     result = train(config, batch, batch, tmp_path / "teacher", console=quiet())
     assert result.final_loss < bound
@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_a_gradient_that_is_not_finite_is_named_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_that_is_not_finite_is_named_and_changes_nothing() -> None:
     config = recipe("digits", [*SMALL, *STILL, "depth=3"])
     spec = spec_of(config, tuple("0123456789"))
     vit = first_model(config, spec).train()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -34,12 +33,14 @@ def train(arguments: argparse.Namespace) -> Result | None:
     from train.deliver import deliver, serve
     from train.loop import Stopped
     from train.loop import train as run
+    from train.world import launched
 
     config = recipe(arguments.recipe, arguments.set)
     precision: Precision | None = arguments.export or ("fp32" if arguments.serve is not None else None)
     if arguments.serve is not None and arguments.json:
         raise ConfigError("--json prints a result and --serve has no end: leave one of them out.")
-    if precision and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    rank, processes = launched()
+    if precision and processes > 1:
         raise ConfigError("--export and --serve are for one process: run `sovit export` when torchrun has ended.")
     console = Console(stderr=True)
     train_set, test_set = load_dataset(arguments.data, "train"), load_dataset(arguments.data, "test")
@@ -50,7 +51,7 @@ def train(arguments: argparse.Namespace) -> Result | None:
         )  # fmt: skip
     except Stopped as stopped:
         return Result({"stopped_by_signal": stopped.signal}, str(stopped), stopped.exit_code)
-    if int(os.environ.get("RANK", "0")):
+    if rank:
         return None
     data = {
         "checkpoint": str(result.checkpoint),

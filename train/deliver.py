@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.console import Console
 from sovit.artifact import Precision
 from sovit.errors import EXIT_FAILED
 from train.data.dataset import Dataset
-from train.stages import run_sovit, save_images
+from train.stages import run_sovit, save_images, show
 
 _IMAGES: Final = 256  # of training: for the reference check, and to calibrate on
 
@@ -47,6 +46,6 @@ def deliver(
 def serve(artifact: Path, port: int, console: Console) -> NoReturn:
     """Become `sovit serve`."""
     words = ["serve", str(artifact), "--port", str(port)]
-    console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, markup=False, soft_wrap=True)
+    show(console, *words)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "sovit", *words])

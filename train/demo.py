@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,7 @@ from sovit.errors import ServiceError, SoViTError
 from sovit.predict import Classification
 from sovit.process import free_port, serving, sovit_serve
 from train.data.dataset import Dataset, load_dataset
-from train.stages import run_sovit, save_images
+from train.stages import run_sovit, save_images, show
 
 GOAL: Final = 0.97
 GALLERY: Final = 120
@@ -102,7 +101,7 @@ def _pixels(dataset: Dataset, index: int) -> NDArray[np.uint8]:
 def _ask_service(console: Console, artifact: Path, log: Path, paths: list[Path], dataset: Dataset) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    console.print(f"$ sovit serve {shlex.quote(str(artifact))} --port {port}", style="dim", highlight=False)
+    show(console, "serve", str(artifact), "--port", str(port))
     with serving(sovit_serve(artifact, port), url, log) as seconds, Client(url) as client:
         console.print(f"{url}/readyz answered 200 after {seconds:.1f} s")
         classified = client.classify(paths[:SHOWN], top_k=1)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import signal
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -67,7 +68,7 @@ class Stopped(SoViTError):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run gave. `seconds` is the loop alone since the last start, without loading data and evaluating."""
+    """What a run gave. `seconds` is the loop alone, of all starts, without loading data and evaluating."""
 
     checkpoint: Path
     steps: int
@@ -173,9 +174,9 @@ class _Run:
         try:
             if done < self.steps:
                 last = self._loop(done, last, log, screen)
-            evaluation = self._evaluate(self.steps, log, screen, exact=True)
+            evaluation = self._evaluate(self.steps, log, screen)
             self._write(evaluation, last["seconds"])
-            self._probe(self.steps, log, screen, exact=True)
+            self._probe(self.steps, log, screen)
         except Interrupted:
             pass
         finally:
@@ -234,8 +235,11 @@ class _Run:
 
     def _signal(self) -> int:
         """The number of a signal that any process was sent, or 0; the same in all."""
-        sent = self.world.sums([float(number in self.asked) for number in STOPPING])
-        return next((number for number, count in zip(STOPPING, sent, strict=True) if count), 0)
+        return _first(self.world.sums(self._sent()))
+
+    def _sent(self) -> list[float]:
+        """Which of the signals this process was sent."""
+        return [float(number in self.asked) for number in STOPPING]
 
     def _stopped(self, done: int, number: int) -> Stopped:
         return Stopped(f"stopped after step {done} of {self.steps}; {self.again} goes on from there.", number)
@@ -243,7 +247,7 @@ class _Run:
     def _agree(self, bad: dict[int, str], step: int, log: Log | None, screen: Screen) -> int:
         """Name images that could not be used in any process; returns the number of a signal, or 0."""
         mine = {index: reason for index, reason in bad.items() if index not in self.bad}
-        *sent, fresh = self.world.sums([*(float(number in self.asked) for number in STOPPING), float(len(mine))])
+        *sent, fresh = self.world.sums([*self._sent(), float(len(mine))])
         if fresh:
             found = {index: reason for one in self.world.gathered(mine) for index, reason in one.items()}
             for index, reason in found.items():
@@ -258,7 +262,7 @@ class _Run:
                     f"{self.config.most_bad_images}: mend them, or raise it. The first is "
                     f"{self.train_set.image_name(next(iter(self.bad)))}."
                 )
-        return next((number for number, count in zip(STOPPING, sent, strict=True) if count), 0)
+        return _first(sent)
 
     def _entry(
         self, step: int, loss: float, rate: float, norm: float, steps_per_second: float, parts: dict[Any, float]
@@ -283,9 +287,9 @@ class _Run:
         except Interrupted:
             screen.tell(f"step {step}: the evaluation was broken off")
 
-    def _evaluate(self, step: int, log: Log | None, screen: Screen, *, exact: bool = False) -> Evaluation:
-        with self._averaged():
-            found = validate(self._passes(exact=exact), self.spec.labels, self.test_set)
+    def _evaluate(self, step: int, log: Log | None, screen: Screen) -> Evaluation:
+        with self._passes(step) as passes:
+            found = validate(passes, self.spec.labels, self.test_set)
         if log is not None and not log.has(step, "top1"):
             log.write({"step": step, "data": found.data, "top1": found.top1, "top5": found.top5})
             for name, reason in found.failed:
@@ -293,10 +297,10 @@ class _Run:
         screen.tell(f"step {step}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%} of {found.images} images")
         return found
 
-    def _probe(self, step: int, log: Log | None, screen: Screen, *, exact: bool = False) -> None:
+    def _probe(self, step: int, log: Log | None, screen: Screen) -> None:
         for kind in self.config.probes:
-            with self._averaged():
-                found = probed(self._passes(exact=exact), kind, self.train_set, self.test_set)
+            with self._passes(step) as passes:
+                found = probed(passes, kind, self.train_set, self.test_set)
             if log is not None and not log.has(step, "probe"):
                 log.write({"step": step, "data": found.data, "probe": kind, **found.scores})
             scores = ", ".join(f"{name} {score:.2%}" for name, score in found.scores.items())
@@ -306,11 +310,14 @@ class _Run:
         """With the averaged weights where there are some."""
         return nullcontext() if self.ema is None else self.ema.applied(self.learner.vit)
 
-    def _passes(self, *, exact: bool) -> Passes:
-        return Passes(
-            self.learner.model, self.config, self.spec.preprocess, self.world, exact=exact,
-            stop=lambda: bool(self.asked),
-        )  # fmt: skip
+    @contextmanager
+    def _passes(self, step: int) -> Iterator[Passes]:
+        """Exact at the end of the run."""
+        with self._averaged():
+            yield Passes(
+                self.learner.model, self.config, self.spec.preprocess, self.world, exact=step == self.steps,
+                stop=lambda: bool(self.asked),
+            )  # fmt: skip
 
     def _write(self, evaluation: Evaluation, seconds: float) -> None:
         """The checkpoint."""
@@ -335,6 +342,11 @@ class _Run:
             with write_checkpoint(self.out / "checkpoint", kept, self.spec, provenance):
                 pass
         self.world.barrier()
+
+
+def _first(sent: list[float]) -> int:
+    """The first of the signals that was sent to anybody, or 0."""
+    return next((number for number, count in zip(STOPPING, sent, strict=True) if count), 0)
 
 
 def _note(entry: dict[str, Any], images_left: int) -> str:

@@ -22,12 +22,17 @@ class StageFailed(SoViTError):
     """A command that was to follow ended with an error; it said so itself."""
 
 
+def show(console: Console, *words: str) -> None:
+    """A command of ours as it could be typed."""
+    console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
 def run_sovit(console: Console, *words: str, capture: bool = False, accept: tuple[int, ...] = (0,)) -> str:
     """Show and run a command of ours; returns its standard output when captured.
 
     Raises `StageFailed` for a status other than those to accept.
     """
-    console.print(f"$ sovit {shlex.join(words)}", style="dim", highlight=False, markup=False, soft_wrap=True)
+    show(console, *words)
     done = subprocess.run(
         [sys.executable, "-m", "sovit", *words], stdout=subprocess.PIPE if capture else None, text=True, check=False
     )

@@ -65,8 +65,8 @@ class Learner:
                 first += len(target_B)
             mean = float(total)
         with clock.measuring("optimizer"):
-            parameters = [one for one in self.model.parameters() if one.grad is not None]
-            norm_tensor = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+            gradients = [one.grad for one in self.model.parameters() if one.grad is not None]
+            norm_tensor = torch.nn.utils.get_total_norm(gradients)
             norm = float(norm_tensor.full_tensor() if isinstance(norm_tensor, DTensor) else norm_tensor)
         if self.world.sums([float(not np.isfinite([mean, norm]).all())])[0]:
             raise TrainingDiverged(
@@ -74,7 +74,7 @@ class Learner:
                 "try a lower learning_rate or a longer warm-up."
             )
         with clock.measuring("optimizer"):
-            torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm_tensor)
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), config.clip_norm, norm_tensor)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return mean, norm

@@ -53,13 +53,18 @@ class World:
             dist.barrier()
 
 
+def launched() -> tuple[int, int]:
+    """This process's rank and the number of processes, as torchrun says them; 0 and 1 without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def joined(*, group: bool = False) -> Iterator[World]:
     """This process's place in the world of its launcher. `group` makes a process group of one process as well.
 
     CPU tensors go through gloo and CUDA's through NCCL. A group that exists already is used and left as it is.
     """
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    rank, size = launched()
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
