@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from sovit.errors import ConfigError
+from sovit.errors import ConfigError, SoViTError
 from sovit.predict import Classification, Prediction, load_checkpoint
 from train.augment.affine import random_affine
 from train.build import first_model, spec_of
@@ -165,7 +165,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_changes_nothing() -> None:
 
 def test_a_finished_run_says_again_what_it_found(tmp_path: Path) -> None:
     train_set, test_set = first(load_dataset("digits", "train"), 64), first(load_dataset("digits", "test"), 20)
-    config = recipe("digits", [*SMALL, "steps=4", "warmup_steps=1", "log_every=2", "probes=knn"])
+    config = recipe("digits", [*SMALL, "steps=4", "warmup_steps=1", "log_every=2", "probes=knn,fewshot"])
     once = train(config, train_set, test_set, tmp_path, console=quiet())
     log = (tmp_path / "log.jsonl").read_text()
     again = train(config, train_set, test_set, tmp_path, console=quiet())
@@ -173,6 +173,24 @@ def test_a_finished_run_says_again_what_it_found(tmp_path: Path) -> None:
         once.final_loss, once.seconds, once.evaluation.top1,
     )  # fmt: skip
     assert (tmp_path / "log.jsonl").read_text() == log
+    (tmp_path / "log.jsonl").write_text("".join(log.splitlines(keepends=True)[:-1]))  # killed after the first probe
+    train(config, train_set, test_set, tmp_path, console=quiet())
+    assert (tmp_path / "log.jsonl").read_text() == log
+
+
+@pytest.mark.parametrize("settings", [["width=15"], ["teacher=nowhere"], ["warmup_steps=99"]])
+def test_a_restart_that_is_refused_forgets_nothing(settings: list[str], tmp_path: Path) -> None:
+    batch = first(load_dataset("digits", "train"), 32)
+    short = [*SMALL, "steps=4", "warmup_steps=1"]
+    train(recipe("digits", short), batch, batch, tmp_path, console=quiet())
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    state = tmp_path / "state" / "step-000000004"
+    with pytest.raises(SoViTError):
+        train(recipe("digits", [*short, *settings]), batch, batch, tmp_path, console=quiet(), restart=True)
+    for branch, message in ((state, "that --restart forgets"), (tmp_path / "none", "is no state")):
+        with pytest.raises(ConfigError, match=message):
+            train(recipe("digits", short), batch, batch, tmp_path, console=quiet(), restart=True, branch=branch)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
 
 
 def test_what_is_not_ours_is_not_forgotten(tmp_path: Path) -> None:

@@ -8,6 +8,11 @@ from typing import Any
 from sovit.errors import MissingDependency
 
 
+def kind_of(entry: dict[str, Any]) -> str:
+    """What an entry of the log is about: `train`, `test`, or a probe's name."""
+    return entry.get("probe") or ("test" if "top1" in entry else "train")
+
+
 class Board:
     """Writes the numbers of log entries as scalars."""
 
@@ -22,11 +27,10 @@ class Board:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Steps are under `train/`, evaluations under `test/`, each probe under its name."""
-        group = entry.get("probe") or ("test" if "top1" in entry else "train")
+        """Each number under its entry's kind."""
         for name, value in entry.items():
             if name != "step" and isinstance(value, (int, float)):
-                self._writer.add_scalar(f"{group}/{name}", value, entry["step"])
+                self._writer.add_scalar(f"{kind_of(entry)}/{name}", value, entry["step"])
         self._writer.flush()
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ def claim(out: Path, config: TrainConfig, data: Dataset, branch: Path | None, *,
     if states(out / "state") and path.is_file():
         last = read_json(path)
         settings = [name for name in begun["config"] if name not in FREE_TO_CHANGE]  # type: ignore[attr-defined]
-        pairs = [(name, last["config"].get(name), begun["config"][name]) for name in settings]  # type: ignore[index]
+        pairs = [(name, last.get("config", {}).get(name), begun["config"][name]) for name in settings]  # type: ignore[index]
         pairs += [(name, last.get(name), begun[name]) for name in ("data", "images", "classes", "branch")]
         for name, old, new in pairs:
             if old != new:

@@ -13,7 +13,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,14 +100,20 @@ def train(
     warnings = check_splits(train_set, test_set)
     with joined(group=config.parallel == "fsdp") as world, noted_signals() as asked:
         _check_batch(config, world)
-        if world.is_main:
-            claim(out, config, train_set, branch, restart=restart)
-        world.barrier()
+        if branch is not None:
+            step_of(branch)
+        if branch is not None and restart and branch.resolve().is_relative_to(out.resolve()):
+            raise ConfigError(f"{branch} is in the folder that --restart forgets: choose another --out.")
         quiet = console if world.is_main else Console(quiet=True)
         for warning in warnings:
             quiet.print(f"warning: {warning}", highlight=False, markup=False)
         again = "the same command, without --restart," if restart else "the same command"
-        return _Run(config, train_set, test_set, out, world, quiet, asked, again).go(branch)
+        begun = _Run(config, train_set, test_set, out, world, quiet, asked, again)
+        # After everything that can be refused: with restart it deletes.
+        if world.is_main:
+            claim(out, config, train_set, branch, restart=restart)
+        world.barrier()
+        return begun.go(branch)
 
 
 class _Run:
@@ -193,7 +198,8 @@ class _Run:
         known = decoded(self.train_set, self.spec.preprocess) if config.keep_decoded else self.train_set
         samples = TrainSamples(known, self.spec.preprocess, config)
         batches = train_batches(samples, start=done, batch_size=config.batch_size, workers=config.workers, world=world)
-        if self._due(done) and world.sums([float(log is not None and not log.has(done, "top1"))])[0]:
+        missing = log is not None and any(log.lacks(done, kind) for kind in ("test", *config.probes))
+        if self._due(done) and world.sums([float(missing)])[0]:
             self._look(done, log, screen)  # what a kill or a signal kept from being done
         clock, entry = Clock(), last
         logged = done
@@ -290,7 +296,7 @@ class _Run:
     def _evaluate(self, step: int, log: Log | None, screen: Screen) -> Evaluation:
         with self._passes(step) as passes:
             found = validate(passes, self.spec.labels, self.test_set)
-        if log is not None and not log.has(step, "top1"):
+        if log is not None and log.lacks(step, "test"):
             log.write({"step": step, "data": found.data, "top1": found.top1, "top5": found.top5})
             for name, reason in found.failed:
                 screen.tell(f"not evaluated: {name}: {reason}")
@@ -301,7 +307,7 @@ class _Run:
         for kind in self.config.probes:
             with self._passes(step) as passes:
                 found = probed(passes, kind, self.train_set, self.test_set)
-            if log is not None and not log.has(step, "probe"):
+            if log is not None and log.lacks(step, kind):
                 log.write({"step": step, "data": found.data, "probe": kind, **found.scores})
             scores = ", ".join(f"{name} {score:.2%}" for name, score in found.scores.items())
             screen.tell(f"step {step}: {kind} probe: {scores}")
@@ -352,8 +358,9 @@ def _first(sent: list[float]) -> int:
 def _note(entry: dict[str, Any], images_left: int) -> str:
     mfu = f"  MFU {entry['mfu']:.1%}" if "mfu" in entry else ""
     waited = f"  data wait {entry.get('data', 0):.1%}"
-    left = timedelta(seconds=round(images_left / entry["images_per_second"]))
-    return f"loss {entry['loss']:.4f}  {entry['images_per_second']:,.0f} images/s{waited}{mfu}  {left} left"
+    minutes = round(images_left / entry["images_per_second"] / 60)
+    left = f"{minutes // 60:,}:{minutes % 60:02} h left"
+    return f"loss {entry['loss']:.4f}  {entry['images_per_second']:,.0f} images/s{waited}{mfu}  {left}"
 
 
 def _check_batch(config: TrainConfig, world: World) -> None:

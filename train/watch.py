@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sovit.errors import SoViTError
-from train.board import Board
+from train.board import Board, kind_of
 
 Part = Literal["data", "forward_backward", "optimizer"]
 _LINE_SECONDS: Final = 10.0
@@ -72,9 +72,9 @@ class Log:
             aside.replace(path)
             self._file = path.open("a", encoding="utf-8")
 
-    def has(self, step: int, field: str) -> bool:
-        """Whether an earlier start wrote this of the step."""
-        return any(entry["step"] == step and field in entry for entry in self.before)
+    def lacks(self, step: int, kind: str) -> bool:
+        """Whether no earlier start wrote an entry of this kind at the step."""
+        return not any(entry["step"] == step and kind_of(entry) == kind for entry in self.before)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append an entry, at once. Raises `SoViTError` where the disk is full."""
@@ -97,7 +97,7 @@ class Log:
             yield
         except OSError as error:
             raise SoViTError(
-                f"{self._path} could not be written ({error.strerror}): make room, and the same command goes on from "
+                f"{self._path} could not be written ({error.strerror}): mend that, and the same command goes on from "
                 "the last state."
             ) from error
 
