@@ -50,8 +50,8 @@ def cifar10() -> TrainConfig:
         sovit train cifar10 --data DATA --out runs/cifar10
 
     Expect about 73 % on the 10,000 test images after half an hour on two CPU cores with bfloat16 products; the curve
-    is in benchmarks/results/train-cifar10-cpu.jsonl, and 25 epochs gave 75 %. Shape and
-    learning rate were chosen by the test accuracy of three short trials, so the figure is somewhat flattered.
+    is in benchmarks/results/train-cifar10-cpu.jsonl. Shape and learning rate were chosen by the test accuracy of a few
+    short trials, so the figure is somewhat flattered.
     """
     return TrainConfig(
         width=192,
