@@ -358,8 +358,8 @@ def _first(sent: list[float]) -> int:
 def _note(entry: dict[str, Any], images_left: int) -> str:
     mfu = f"  MFU {entry['mfu']:.1%}" if "mfu" in entry else ""
     waited = f"  data wait {entry.get('data', 0):.1%}"
-    minutes = round(images_left / entry["images_per_second"] / 60)
-    left = f"{minutes // 60:,}:{minutes % 60:02} h left"
+    seconds = round(images_left / entry["images_per_second"])
+    left = f"{seconds // 3600:,}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
     return f"loss {entry['loss']:.4f}  {entry['images_per_second']:,.0f} images/s{waited}{mfu}  {left}"
 
 
