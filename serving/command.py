@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import ipaddress
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,12 +19,12 @@ from serving.entry.keys import read_keys
 from serving.inference.store import artifact_folder
 from serving.process.failed_start import failed_status
 from serving.process.scratch import PREFIX
+from sovit.address import DEFAULT_HOST, free_address
 from sovit.artifact import read_manifest
 from sovit.commands.result import Result
-from sovit.errors import ConfigError, MissingDependency, ServiceError
+from sovit.errors import ConfigError, MissingDependency
 from sovit.jsonio import from_dict, to_dict, write_json
 
-DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 3000
 _FIELDS: Final = (
     "runtime",
@@ -51,7 +49,7 @@ def serve(arguments: argparse.Namespace) -> Result:
     """Run the service until it is told to stop; its exit status becomes ours."""
     if importlib.util.find_spec("bentoml") is None:
         raise MissingDependency("bentoml is not installed: pip install 'sovit[serving]'.")
-    host, port = _free_address(arguments.host or DEFAULT_HOST, arguments.port or DEFAULT_PORT)
+    host, port = free_address(arguments.host or DEFAULT_HOST, arguments.port or DEFAULT_PORT)
     artifacts = _artifacts(arguments.artifacts)
     given = {field: getattr(arguments, field) for field in _FIELDS if getattr(arguments, field) is not None}
     settings: dict[str, Any] = {
@@ -70,7 +68,7 @@ def serve(arguments: argparse.Namespace) -> Result:
     if config.operations_port == port:
         raise ConfigError(f"--operations-port {port} is the port of the service itself; choose another.")
     if config.operations_port:
-        _free_address(config.operations_host, config.operations_port)
+        free_address(config.operations_host, config.operations_port)
     root = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory(prefix=PREFIX) as scratch:
         path = Path(scratch) / "config.json"
@@ -117,20 +115,3 @@ def _artifacts(words: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"two artifacts have the name {name!r}: give them names, NAME=ARTIFACT.")
         artifacts[name] = str(folder)
     return artifacts
-
-
-def _free_address(host: str, port: int) -> tuple[str, int]:
-    host = DEFAULT_HOST if host == "localhost" else host
-    try:
-        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-    except ValueError as error:
-        raise ConfigError(f"--host {host!r} is no IP address such as 127.0.0.1 or 0.0.0.0.") from error
-    if not 1 <= port <= 65_535:
-        raise ConfigError(f"--port {port} is not in 1..65535.")
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ServiceError(f"cannot listen on {host} port {port}: {error.strerror}.") from error
-    return host, port

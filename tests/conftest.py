@@ -97,7 +97,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ViT, ModelSpec]:
     from sovit.checkpoint import load_model, read_config
     from train.data.dataset import load_dataset
     from train.loop import train
-    from train.recipes import recipe
+    from train.settings import recipe
 
     out = tmp_path_factory.mktemp("trained")
     config = recipe("digits", ["steps=300", "warmup_steps=30", "batch_size=48"])

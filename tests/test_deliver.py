@@ -18,7 +18,7 @@ from sovit.errors import EXIT_USAGE, ConfigError
 from sovit.process import free_port, serving
 from tests.conftest import random_model, tiny_spec
 from train.build import spec_of
-from train.recipes import recipe
+from train.settings import recipe
 
 ROOT = Path(__file__).parents[1]
 COLOURS = {"red": (220, 30, 40), "green": (30, 200, 60)}

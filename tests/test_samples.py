@@ -19,8 +19,8 @@ from train.data.dataset import Dataset, load_dataset
 from train.loader import test_batches as evaluation_batches
 from train.loader import train_batches
 from train.loop import TooManyBadImages, train
-from train.recipes import recipe
 from train.samples import Batch, TrainSamples, decoded
+from train.settings import recipe
 from train.world import World
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from sovit.errors import ConfigError
 from tests.conftest import tiny_spec
 from train.data.dataset import Dataset, load_dataset
 from train.loop import train
-from train.recipes import recipe
+from train.settings import recipe
 
 SMALL = (
     "width=16", "depth=2", "mlp_dim=32", "num_heads=2", "steps=12", "warmup_steps=2", "batch_size=32", "log_every=1",

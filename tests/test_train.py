@@ -21,8 +21,9 @@ from train.optim.build import build_optimizer
 from train.optim.groups import parameter_groups
 from train.passes import Interrupted, Passes
 from train.probing import evaluate_probe
-from train.recipes import RECIPES, recipe
+from train.recipes import RECIPES
 from train.samples import Batch
+from train.settings import recipe
 from train.step import Learner, TrainingDiverged
 from train.watch import Clock
 from train.world import World

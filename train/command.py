@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,15 +24,25 @@ from sovit.predict import Predictor, load_artifact, load_checkpoint
 from train.data.dataset import load_dataset
 from train.evaluate import Evaluation, evaluate_classifier
 from train.probing import ProbeResult, evaluate_probe
-from train.recipes import recipe
+from train.settings import recipe
+from train.signals import StopNow, Stopped, ending_at_once
 
 
 def train(arguments: argparse.Namespace) -> Result | None:
     """Run a recipe, and deliver what it trained where that is asked for. Of several processes the first one tells."""
+    # SIGTERM costs nothing before the loop and after it: a checkpoint that is there stays.
+    try:
+        with ending_at_once():
+            return _train(arguments)
+    except StopNow:
+        said = "stopped between the steps of a run; the same command goes on from there."
+        return Result({"stopped_by_signal": int(signal.SIGTERM)}, said)
+
+
+def _train(arguments: argparse.Namespace) -> Result | None:
     from rich.console import Console
 
-    from train.deliver import deliver, serve
-    from train.loop import Stopped
+    from train.deliver import check_delivery, deliver, serve
     from train.loop import train as run
     from train.world import launched
 
@@ -42,6 +53,9 @@ def train(arguments: argparse.Namespace) -> Result | None:
     rank, processes = launched()
     if precision and processes > 1:
         raise ConfigError("--export and --serve are for one process: run `sovit export` when torchrun has ended.")
+    artifact: Path = arguments.out / "artifact"
+    if precision:
+        check_delivery(artifact, arguments.serve)
     console = Console(stderr=True)
     train_set, test_set = load_dataset(arguments.data, "train"), load_dataset(arguments.data, "test")
     try:
@@ -61,19 +75,19 @@ def train(arguments: argparse.Namespace) -> Result | None:
     }
     text = (
         f"trained {result.steps} steps in {result.seconds:.1f} s, last loss {result.final_loss:.4f}\n"
-        f"{result.evaluation.data}: top-1 {result.evaluation.top1:.2%} of {result.evaluation.images} images\n"
-        f"checkpoint: {result.checkpoint}"
+        f"{result.evaluation.data}: top-1 {result.evaluation.top1:.2%} of {result.evaluation.images} images"
+        f"{_failures(result.evaluation)}\ncheckpoint: {result.checkpoint}"
     )
     if precision:
-        found = deliver(result.checkpoint, arguments.out / "artifact", precision, arguments.data, train_set, console)
-        data |= {"artifact": str(arguments.out / "artifact"), "artifact_evaluation": found}
+        found = deliver(result.checkpoint, artifact, precision, arguments.data, train_set, console)
+        data |= {"artifact": str(artifact), "artifact_evaluation": found}
         text += (
-            f"\nartifact: {arguments.out / 'artifact'}, {precision}: top-1 {found['top1']:.2%}, the checkpoint's class "
+            f"\nartifact: {artifact}, {precision}: top-1 {found['top1']:.2%}, the checkpoint's class "
             f"for {found['agreement']:.2%} of the images"
         )
     if arguments.serve is not None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-        serve(arguments.out / "artifact", arguments.serve, console)
+        serve(artifact, arguments.serve, console)
     return Result(data, text)
 
 

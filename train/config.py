@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import ClassVar, Final, Literal
 
@@ -27,17 +28,27 @@ FREE_TO_CHANGE: Final = frozenset(
 )  # fmt: skip
 # What `init` is in a recipe for fine-tuning until the user says where their checkpoint is.
 UNSET_CHECKPOINT: Final = "CHECKPOINT"
-_SHAPE: Final = ("width", "depth", "mlp_dim", "num_heads", "patch_size")
+SHAPE: Final = ("width", "depth", "mlp_dim", "num_heads", "patch_size")
 _AT_LEAST_ONE: Final = ("batch_size", "accumulate", "log_every", "keep_states", "timescale")
 _POSITIVE: Final = ("learning_rate", "clip_norm", "distill_temperature")
 _NOT_NEGATIVE: Final = (
     "threads", "workers", "steps", "epochs", "warmup_steps", "warmup_fraction", "cooldown_steps", "weight_decay",
     "head_decay_factor", "rotate_degrees", "shift_fraction", "save_every", "eval_every", "most_bad_images",
-    "randaugment_count", "randaugment_magnitude", "mixup", "cutmix", "pad_pixels",
+    "randaugment_count", "randaugment_magnitude", "mixup", "cutmix", "pad_pixels", "stochastic_depth",
 )  # fmt: skip
-_FRACTIONS: Final = (
-    "label_smoothing", "scale_fraction", "erase", "stochastic_depth", "ema", "warmup_fraction", "momentum",
-)  # fmt: skip
+_FRACTIONS: Final = ("label_smoothing", "scale_fraction", "erase", "ema", "warmup_fraction", "momentum")
+# On either side of zero. What is beyond has no meaning, or no finite numbers.
+_AT_MOST: Final[dict[str, float]] = {
+    "head_bias": 100, "stochastic_depth": 0.9, "distill_temperature": 1_000, "mixup": 1_000, "cutmix": 1_000,
+    "rotate_degrees": 180, "shift_fraction": 1, "randaugment_count": 16, "randaugment_magnitude": MAX_MAGNITUDE,
+    "threads": 1_024, "workers": 256,
+}  # fmt: skip
+_RULES: Final[tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]] = (
+    (_AT_LEAST_ONE, lambda value: value >= 1, "be at least 1"),
+    (_POSITIVE, lambda value: value > 0, "be above 0"),
+    (_NOT_NEGATIVE, lambda value: value >= 0, "not be negative"),
+    (_FRACTIONS, lambda value: 0 <= value < 1, "be at least 0 and below 1"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +144,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_numbers()
-        missing = [name for name in _SHAPE if getattr(self, name) is None]
+        missing = [name for name in SHAPE if getattr(self, name) is None]
         if not self.init and missing:
-            raise ConfigError(f"the model lacks {', '.join(missing)}: set them, or init=CHECKPOINT to start from one.")
-        if self.init and len(missing) < len(_SHAPE):
-            given = ", ".join(name for name in _SHAPE if name not in missing)
+            raise ConfigError(
+                f"the model lacks {', '.join(missing)}: set what is missing, or init=CHECKPOINT to start from one."
+            )
+        if self.init and len(missing) < len(SHAPE):
+            given = ", ".join(name for name in SHAPE if name not in missing)
             raise ConfigError(f"{given} and init are both set: a run that starts from a checkpoint takes its shape.")
         if self.keep_decoded and self.crop == "inception":
             raise ConfigError("keep_decoded and crop=inception are both set: a part is cut out of the whole image.")
+        if len(set(self.probes)) < len(self.probes):
+            raise ConfigError(f"probes are {', '.join(self.probes)}: each can be fitted once.")
         if not 0 <= self.distill_weight <= 1:
             raise ConfigError(f"distill_weight is {self.distill_weight}, it must lie in 0..1.")
         if bool(self.steps) == bool(self.epochs):
@@ -157,22 +172,15 @@ class TrainConfig:
             )
 
     def _check_numbers(self) -> None:
-        for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
-        for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, it must be above 0.")
-        for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, it must not be negative.")
-        for name in _FRACTIONS:
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 0 and below 1.")
+        for names, fits, words in _RULES:
+            for name in names:
+                if not fits(getattr(self, name)):
+                    raise ConfigError(f"{name} is {getattr(self, name)}, it must {words}.")
+        for name, most in _AT_MOST.items():
+            if abs(getattr(self, name)) > most:
+                raise ConfigError(f"{name} is {getattr(self, name)}, its size is at most {most:g}.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas are {self.betas}, both must be at least 0 and below 1.")
-        if self.randaugment_magnitude > MAX_MAGNITUDE:
-            raise ConfigError(f"randaugment_magnitude is {self.randaugment_magnitude}, it is at most {MAX_MAGNITUDE}.")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay is {self.layer_decay}, it must be above 0 and at most 1.")
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:

@@ -11,12 +11,21 @@ from typing import Any, Final, NoReturn
 
 from rich.console import Console
 
-from sovit.artifact import Precision
+from sovit.address import DEFAULT_HOST, free_address
+from sovit.artifact import Precision, own_files
 from sovit.errors import EXIT_FAILED
+from sovit.folder import check_replaceable
 from train.data.dataset import Dataset
 from train.stages import run_sovit, save_images, show
 
 _IMAGES: Final = 256  # of training: for the reference check, and to calibrate on
+
+
+def check_delivery(artifact: Path, port: int | None) -> None:
+    """Before the training rather than after it: raises `ConfigError` or `ServiceError` where delivery would fail."""
+    check_replaceable(artifact, "artifact", own_files)
+    if port is not None:
+        free_address(DEFAULT_HOST, port)
 
 
 def deliver(

@@ -9,13 +9,12 @@ the last state; killed at any moment, it ends at the same weights as a run that 
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -23,29 +22,29 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from sovit.checkpoint import own_files, write_checkpoint
 from sovit.cores import available_cores
 from sovit.cost import cost
-from sovit.errors import ConfigError, SoViTError
+from sovit.errors import CheckpointMismatch, ConfigError, SoViTError
 from sovit.folder import check_replaceable
 from sovit.peaks import peak_flops
 from sovit.spec import ModelSpec
 from train.board import Board
 from train.build import first_model, spec_of, teacher_of
-from train.claim import claim
+from train.claim import check_branch, claimed
 from train.config import TrainConfig
-from train.data.checks import check_splits
 from train.data.dataset import Dataset
 from train.evaluate import Evaluation
+from train.judge import Judge
 from train.loader import train_batches
 from train.optim.build import build_optimizer
-from train.optim.ema import Ema
+from train.optim.ema import Ema, averaged
 from train.optim.groups import parameter_groups
 from train.parallel import prepared
-from train.passes import Interrupted, Passes
+from train.passes import Interrupted
+from train.preflight import check_batch, check_data, unseen_pixels
 from train.samples import TrainSamples, decoded
 from train.schedule import Schedule
-from train.signals import STOPPING, noted_signals
+from train.signals import STOPPING, Stopped, noted_signals
 from train.state import State, restore, save, states, step_of
 from train.step import Learner
-from train.validate import probed, validate
 from train.watch import Clock, Log, Screen
 from train.world import World, joined
 
@@ -54,15 +53,6 @@ _TRAIN_FORWARDS: Final = 3  # a backward pass costs two forward passes
 
 class TooManyBadImages(SoViTError):
     """More images than `most_bad_images` could not be used."""
-
-
-class Stopped(SoViTError):
-    """A signal ended the run after its state was saved. `signal` is its number."""
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.signal = number
-        self.exit_code = 0 if number == signal.SIGTERM else 128 + number
 
 
 @dataclass(frozen=True)
@@ -95,25 +85,22 @@ def train(
     """
     torch.set_num_threads(config.threads or available_cores())
     check_replaceable(out / "checkpoint", "checkpoint", own_files)
-    if len(train_set) < config.batch_size:
-        raise ConfigError(f"{train_set.name} has {len(train_set)} images, less than one batch of {config.batch_size}.")
-    warnings = check_splits(train_set, test_set)
+    warnings = check_data(config, train_set, test_set)
     with joined(group=config.parallel == "fsdp") as world, noted_signals() as asked:
-        _check_batch(config, world)
+        check_batch(config, world)
         if branch is not None:
             step_of(branch)
-        if branch is not None and restart and branch.resolve().is_relative_to(out.resolve()):
-            raise ConfigError(f"{branch} is in the folder that --restart forgets: choose another --out.")
+            check_branch(branch, config, train_set)
+            if restart and branch.resolve().is_relative_to(out.resolve()):
+                raise ConfigError(f"{branch} is in the folder that --restart forgets: choose another --out.")
         quiet = console if world.is_main else Console(quiet=True)
-        for warning in warnings:
-            quiet.print(f"warning: {warning}", highlight=False, markup=False)
         again = "the same command, without --restart," if restart else "the same command"
         begun = _Run(config, train_set, test_set, out, world, quiet, asked, again)
+        for warning in (*warnings, *unseen_pixels(begun.spec)):
+            quiet.print(f"warning: {warning}", highlight=False, markup=False)
         # After everything that can be refused: with restart it deletes.
-        if world.is_main:
-            claim(out, config, train_set, branch, restart=restart)
-        world.barrier()
-        return begun.go(branch)
+        with claimed(out, config, train_set, branch, world, restart=restart):
+            return begun.go(branch)
 
 
 class _Run:
@@ -160,14 +147,7 @@ class _Run:
 
     def go(self, branch: Path | None) -> TrainResult:
         """Every step that is left, and what follows the last."""
-        done = 0
-        found = list(states(self.out / "state").values())[-1:] or ([branch] if branch else [])
-        if found:
-            done = step_of(found[0])
-            if done > self.steps:
-                raise ConfigError(f"{found[0]} is beyond the {self.steps} steps of this run: raise steps.")
-            restore(found[0], self.state, self.world)
-            self.console.print(f"going on after step {done:,}", highlight=False)
+        done = self._restored(branch)
         log = None
         if self.world.is_main:
             board = Board(self.out / "tensorboard", done) if self.config.tensorboard else None
@@ -176,12 +156,16 @@ class _Run:
         before = self.world.gathered(log.before if log is not None else None)[0]
         self.bad = {entry["index"]: entry["reason"] for entry in before if "left_out" in entry}
         last = next((entry for entry in reversed(before) if "loss" in entry), {"seconds": 0.0, "loss": math.nan})
+        judge = Judge(
+            self.config, self.spec, self.learner, self.ema, self.train_set, self.test_set, self.world, self.steps,
+            log, screen, lambda: bool(self.asked),
+        )  # fmt: skip
         try:
             if done < self.steps:
-                last = self._loop(done, last, log, screen)
-            evaluation = self._evaluate(self.steps, log, screen)
+                last = self._loop(done, last, log, screen, judge)
+            evaluation = judge.evaluate(self.steps)
             self._write(evaluation, last["seconds"])
-            self._probe(self.steps, log, screen)
+            judge.probe(self.steps)
         except Interrupted:
             pass
         finally:
@@ -192,15 +176,50 @@ class _Run:
             raise self._stopped(self.steps, stop)
         return TrainResult(self.out / "checkpoint", self.steps, last["seconds"], last["loss"], evaluation)
 
-    def _loop(self, done: int, last: dict[str, Any], log: Log | None, screen: Screen) -> dict[str, Any]:
+    def _restored(self, branch: Path | None) -> int:
+        """Steps that were done before: of the newest state that is whole, or of the branch, or none.
+
+        A damaged state is dropped where an older one is whole: what it held is computed again, to the same bits.
+        """
+        older = list(states(self.out / "state").items())
+        damaged: list[Path] = []
+        while older:
+            done, path = older.pop()
+            self._check_within(done, path)
+            try:
+                restore(path, self.state, self.world)
+            except CheckpointMismatch as error:
+                if not older:
+                    raise CheckpointMismatch(f"{error} None before it is whole: --restart begins anew.") from error
+                self.console.print(f"warning: {error} Going on from an older one.", highlight=False, markup=False)
+                damaged.append(path)
+            else:
+                break
+        else:
+            if branch is None:
+                return 0
+            done = step_of(branch)
+            self._check_within(done, branch)
+            restore(branch, self.state, self.world)
+        self.world.barrier()
+        if self.world.is_main:
+            for path in damaged:
+                shutil.rmtree(path)
+        self.world.barrier()
+        self.console.print(f"going on after step {done:,}", highlight=False)
+        return done
+
+    def _check_within(self, done: int, path: Path) -> None:
+        if done > self.steps:
+            raise ConfigError(f"{path} is beyond the {self.steps} steps of this run: raise steps.")
+
+    def _loop(self, done: int, last: dict[str, Any], log: Log | None, screen: Screen, judge: Judge) -> dict[str, Any]:
         """The steps that are left; returns what the log says of the last one. `last` is that of the last start."""
         config, world = self.config, self.world
         known = decoded(self.train_set, self.spec.preprocess) if config.keep_decoded else self.train_set
         samples = TrainSamples(known, self.spec.preprocess, config)
         batches = train_batches(samples, start=done, batch_size=config.batch_size, workers=config.workers, world=world)
-        missing = log is not None and any(log.lacks(done, kind) for kind in ("test", *config.probes))
-        if self._due(done) and world.sums([float(missing)])[0]:
-            self._look(done, log, screen)  # what a kill or a signal kept from being done
+        judge.make_up_for(done)
         clock, entry = Clock(), last
         logged = done
         for step in range(done, self.steps):
@@ -227,17 +246,13 @@ class _Run:
             with clock.paused():
                 if stop or done == self.steps or (config.save_every and done % config.save_every == 0):
                     save(self.out / "state", done, self.state, world, config.keep_states)
-                if self._due(done) and not stop:
-                    self._look(done, log, screen)
+                if judge.is_due(done) and not stop:
+                    judge.look(done)
                     if stop := self._signal():
                         save(self.out / "state", done, self.state, world, config.keep_states)
             if stop:
                 raise self._stopped(done, stop)
         return entry
-
-    def _due(self, done: int) -> bool:
-        """Whether there is an evaluation on the way after so many steps."""
-        return bool(self.config.eval_every) and done % self.config.eval_every == 0 and 0 < done < self.steps
 
     def _signal(self) -> int:
         """The number of a signal that any process was sent, or 0; the same in all."""
@@ -262,6 +277,7 @@ class _Run:
                 if log is not None:
                     log.write({"step": step, "left_out": name, "index": index, "reason": reason})
             self.bad |= found
+            self._check_left()
             if len(self.bad) > self.config.most_bad_images:
                 raise TooManyBadImages(
                     f"{len(self.bad)} images could not be used by step {step}, and most_bad_images is "
@@ -269,6 +285,17 @@ class _Run:
                     f"{self.train_set.image_name(next(iter(self.bad)))}."
                 )
         return _first(sent)
+
+    def _check_left(self) -> None:
+        """Raises `TooManyBadImages` where no image of a class is left."""
+        targets = self.train_set.targets
+        for label in np.unique(targets[list(self.bad)]).tolist():
+            of_class = np.flatnonzero(targets == label).tolist()
+            if self.bad.keys() >= set(of_class):
+                raise TooManyBadImages(
+                    f"no image of class {self.train_set.classes[label]} could be used; the first is "
+                    f"{self.train_set.image_name(of_class[0])}: {self.bad[of_class[0]]}"
+                )
 
     def _entry(
         self, step: int, loss: float, rate: float, norm: float, steps_per_second: float, parts: dict[Any, float]
@@ -285,49 +312,9 @@ class _Run:
                 entry["mfu"] = round(flops / peak, 4)
         return entry
 
-    def _look(self, step: int, log: Log | None, screen: Screen) -> None:
-        """Evaluate on the way; a signal breaks it off, and the next start makes up for it."""
-        try:
-            self._evaluate(step, log, screen)
-            self._probe(step, log, screen)
-        except Interrupted:
-            screen.tell(f"step {step}: the evaluation was broken off")
-
-    def _evaluate(self, step: int, log: Log | None, screen: Screen) -> Evaluation:
-        with self._passes(step) as passes:
-            found = validate(passes, self.spec.labels, self.test_set)
-        if log is not None and log.lacks(step, "test"):
-            log.write({"step": step, "data": found.data, "top1": found.top1, "top5": found.top5})
-            for name, reason in found.failed:
-                screen.tell(f"not evaluated: {name}: {reason}")
-        screen.tell(f"step {step}: top-1 {found.top1:.2%}, top-5 {found.top5:.2%} of {found.images} images")
-        return found
-
-    def _probe(self, step: int, log: Log | None, screen: Screen) -> None:
-        for kind in self.config.probes:
-            with self._passes(step) as passes:
-                found = probed(passes, kind, self.train_set, self.test_set)
-            if log is not None and log.lacks(step, kind):
-                log.write({"step": step, "data": found.data, "probe": kind, **found.scores})
-            scores = ", ".join(f"{name} {score:.2%}" for name, score in found.scores.items())
-            screen.tell(f"step {step}: {kind} probe: {scores}")
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        """With the averaged weights where there are some."""
-        return nullcontext() if self.ema is None else self.ema.applied(self.learner.vit)
-
-    @contextmanager
-    def _passes(self, step: int) -> Iterator[Passes]:
-        """Exact at the end of the run."""
-        with self._averaged():
-            yield Passes(
-                self.learner.model, self.config, self.spec.preprocess, self.world, exact=step == self.steps,
-                stop=lambda: bool(self.asked),
-            )  # fmt: skip
-
     def _write(self, evaluation: Evaluation, seconds: float) -> None:
         """The checkpoint."""
-        with self._averaged():
+        with averaged(self.ema, self.learner.vit):
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
             tensors = get_model_state_dict(self.learner.model, options=options)
             kept = {
@@ -361,12 +348,3 @@ def _note(entry: dict[str, Any], images_left: int) -> str:
     seconds = round(images_left / entry["images_per_second"])
     left = f"{seconds // 3600:,}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
     return f"loss {entry['loss']:.4f}  {entry['images_per_second']:,.0f} images/s{waited}{mfu}  {left}"
-
-
-def _check_batch(config: TrainConfig, world: World) -> None:
-    pieces = world.size * config.accumulate * (2 if config.mixup or config.cutmix else 1)
-    if config.batch_size % pieces:
-        raise ConfigError(
-            f"batch_size is {config.batch_size}, it must be a multiple of {pieces}: processes x accumulate"
-            f"{' x 2, as images are mixed in pairs' if config.mixup or config.cutmix else ''}."
-        )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
-from sovit.errors import ConfigError
-from sovit.jsonio import from_dict
-from train.config import FIELDS, UNSET_CHECKPOINT, TrainConfig
+from train.config import UNSET_CHECKPOINT, TrainConfig
 from train.objective import FINE_TUNING_HEAD_BIAS
 
 
@@ -200,32 +197,3 @@ RECIPES: Final[dict[str, Callable[[], TrainConfig]]] = {
     "sovit-400m-finetune-384": sovit_400m_finetune_384,
     "sovit-400m-finetune-518": sovit_400m_finetune_518,
 }
-
-
-def recipe(name: str, settings: list[str]) -> TrainConfig:
-    """A recipe by name with `field=value` settings applied. Raises `ConfigError` naming the near match."""
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(RECIPES)}."
-        raise ConfigError(f"no recipe is called {name!r}; {hint}")
-    values: dict[str, Any] = asdict(RECIPES[name]())
-    for setting in settings:
-        field, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting!r} lacks its value, as in --set steps=100.")
-        if field not in FIELDS:
-            close = difflib.get_close_matches(field, FIELDS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(FIELDS)}."
-            raise ConfigError(f"--set: no field is called {field!r}; {hint}")
-        values[field] = _read(field, text)
-    return from_dict(TrainConfig, values, f"recipe {name}")
-
-
-def _read(field: str, text: str) -> Any:
-    """A value as it is typed: `image_size=224` or `224x196`, lists with commas, `none` for what is not set."""
-    if field == "image_size":
-        sides = text.split("x")
-        return (sides[0], sides[-1]) if len(sides) <= 2 else sides
-    if field in ("betas", "crop_area", "probes"):
-        return [part for part in text.split(",") if part and text != "none"]
-    return None if text == "none" else text

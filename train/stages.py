@@ -28,17 +28,22 @@ def show(console: Console, *words: str) -> None:
 
 
 def run_sovit(console: Console, *words: str, capture: bool = False, accept: tuple[int, ...] = (0,)) -> str:
-    """Show and run a command of ours; returns its standard output when captured.
+    """Show and run a command of ours; returns its standard output when captured. It ends when we are ended.
 
     Raises `StageFailed` for a status other than those to accept.
     """
     show(console, *words)
-    done = subprocess.run(
-        [sys.executable, "-m", "sovit", *words], stdout=subprocess.PIPE if capture else None, text=True, check=False
-    )
-    if done.returncode not in accept or (capture and not done.stdout):
-        raise StageFailed(f"`sovit {shlex.join(words)}` ended with status {done.returncode}.")
-    return done.stdout or ""
+    with subprocess.Popen(
+        [sys.executable, "-m", "sovit", *words], stdout=subprocess.PIPE if capture else None, text=True
+    ) as process:
+        try:
+            said, _ = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise  # after it has ended
+    if process.returncode not in accept or (capture and not said):
+        raise StageFailed(f"`sovit {shlex.join(words)}` ended with status {process.returncode}.")
+    return said or ""
 
 
 def save_images(dataset: Dataset, folder: Path, count: int) -> list[Path]:

@@ -88,18 +88,20 @@ def save(folder: Path, step: int, state: State, world: World, keep: int) -> None
 
 def restore(path: Path, state: State, world: World) -> None:
     """Read a state into the model, the optimiser and the averages. Raises `CheckpointMismatch`."""
-    tensors = _tensors(state)
+    tensors, reason = _tensors(state), ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             load_distributed(tensors, storage_reader=FileSystemReader(path), no_dist=world.size == 1)
-    except (OSError, CheckpointException, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointMismatch(f"{path} is no state of this run, or is damaged ({_reason(error)}).") from error
-    set_state_dict(
-        state.model, state.optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"]
-    )
-    if state.ema is not None:
-        state.ema.load_state_dict(tensors[_EMA])
+        set_state_dict(
+            state.model, state.optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"]
+        )
+        if state.ema is not None:
+            state.ema.load_state_dict(tensors[_EMA])
+    except (OSError, CheckpointException, RuntimeError, ValueError, KeyError, CheckpointMismatch) as error:
+        reason = _reason(error)
+    if any(reasons := [one for one in world.gathered(reason) if one]):
+        raise CheckpointMismatch(f"{path} is no state of this run, or is damaged ({reasons[0]}).")
 
 
 def _tensors(state: State) -> dict[str, Any]:

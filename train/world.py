@@ -8,7 +8,7 @@ Everything that has to be the same in all of them goes through here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
+
+from sovit.errors import SoViTError
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,17 @@ class World:
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)
         return found
+
+    def on_main(self, action: Callable[[], object]) -> None:
+        """Have the first process do something; its error of ours is raised in all of them, so that none waits."""
+        error: SoViTError | None = None
+        if self.is_main:
+            try:
+                action()
+            except SoViTError as found:
+                error = found
+        if (error := self.gathered(error)[0]) is not None:
+            raise error
 
     def barrier(self) -> None:
         """Wait for the others."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sovit.artifact import OPSETS, OUTPUTS, Precision
-from sovit.commands.parser import by_name, command, in_checkout, with_json
+from sovit.commands.parser import by_name, command, folder, in_checkout, not_empty, with_json
 from sovit.commands.result import Result, aligned
 from sovit.config import PositionResampling
 from sovit.errors import ConfigError
@@ -77,7 +77,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--data", required=True, help="digits, hf:NAME, or a folder: train/CLASS/IMAGE, Parquet or tar; and a test set"
     )
-    train.add_argument("--out", required=True, type=Path, help="folder of the run; one that was stopped goes on")
+    train.add_argument("--out", required=True, type=folder, help="folder of the run; one that was stopped goes on")
     train.add_argument("--restart", action="store_true", help="forget the run that --out holds")
     train.add_argument(
         "--branch", type=Path, metavar="STATE", help="begin from a state of another run, as RUN/state/step-000001000"
@@ -104,7 +104,10 @@ def _add_evaluate(commands: Any) -> None:
         help="fit a probe on the embeddings of train/CLASS/IMAGE and score that (default: the model's own head)",
     )
     evaluate.add_argument(
-        "--against", metavar="CHECKPOINT|ARTIFACT|URL", help="how many images does this model put into the same class?"
+        "--against",
+        type=not_empty,
+        metavar="CHECKPOINT|ARTIFACT|URL",
+        help="how many images does this model put into the same class?",
     )
     with_json(evaluate)
 

@@ -29,6 +29,18 @@ def with_json(added: argparse.ArgumentParser) -> None:
     added.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def not_empty(text: str) -> str:
+    """A word, as a parser's type: an unset variable of a shell is not taken for no option."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def folder(text: str) -> Path:
+    """A folder's path, as a parser's type; the empty one is not the current folder."""
+    return Path(not_empty(text))
+
+
 def checkout() -> Path:
     """The checkout beside the imported package, put first on the path. Raises `ConfigError` where there is none."""
     root = Path(__file__).resolve().parents[2]

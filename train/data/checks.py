@@ -36,8 +36,12 @@ def check_splits(train: Dataset, test: Dataset) -> tuple[str, ...]:
     counts = np.bincount(train.targets, minlength=len(train.classes))
     if empty := [name for name, count in zip(train.classes, counts, strict=True) if not count]:
         raise ConfigError(f"{train.name} has no image of {_listed(empty)}; every class needs one.")
-    match_labels(test.classes, train.classes, test.name, "that have no training images")
-    return _in_both(train, test)
+    labels = match_labels(test.classes, train.classes, test.name, "that have no training images")
+    counts = np.bincount(test.targets, minlength=len(test.classes))
+    judged = {label for label, count in zip(labels, counts, strict=True) if count}
+    unjudged = [name for name in train.classes if name not in judged]
+    warning = f"{test.name} has no image of {_listed(unjudged)}: how well that is learnt will not be seen."
+    return (*([warning] if unjudged else []), *_in_both(train, test))
 
 
 def _check_targets(dataset: Dataset) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,11 @@ class Ema:
         finally:
             _reshard(model)
             _assign(tensors, kept)
+
+
+def averaged(ema: Ema | None, model: nn.Module) -> AbstractContextManager[None]:
+    """The averaged weights in the block, where there are some."""
+    return nullcontext() if ema is None else ema.applied(model)
 
 
 def _floating(model: nn.Module) -> dict[str, Tensor]:
