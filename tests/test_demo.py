@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,31 @@ def test_a_picture_shows_its_pixels() -> None:
 def test_a_stage_that_fails_stops_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(StageFailed, match="ended with status 2"):
         run_sovit(Console(), "check", "nowhere")
+
+
+def test_a_stage_ends_when_we_are_ended(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys, threading, time\n"
+        "from rich.console import Console\n"
+        "from train.signals import StopNow, ending_at_once\n"
+        "from train import stages\n"
+        "class Popen(stages.subprocess.Popen):\n"
+        "    def __init__(self, words, **more):\n"
+        "        super().__init__([sys.executable, '-c', 'import time; time.sleep(600)'], **more)\n"
+        "        print(self.pid, flush=True)\n"
+        "        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "stages.subprocess.Popen = Popen\n"
+        "try:\n"
+        "    with ending_at_once():\n"
+        "        stages.run_sovit(Console(stderr=True), 'info', 'S/16')\n"
+        "except StopNow:\n"
+        "    print('ended')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    process, said = done.stdout.split()
+    assert said == "ended"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(process), 0)
 
 
 @pytest.mark.slow

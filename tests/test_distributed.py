@@ -1,7 +1,10 @@
-"""Two processes under torchrun compute what one does, with DDP and with FSDP2, also when a run changes their number."""
+"""Two processes compute what one does, with DDP and with FSDP2, also when a run changes their number."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,52 +12,64 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_resume import ROOT, command, losses, run, weights
+from tests.test_resume import ROOT, losses, run, weights
 
 # Without EMA's and mixup's short cuts: all that draws numbers is on.
-SETTINGS = ("steps=20", "warmup_steps=2", "log_every=1", "save_every=8", "cutmix=0.5", "erase=0.25")
-
-
-def together(out: Path, *settings: str) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    words = [*torchrun, *command(out, *SETTINGS, *settings)[2:]]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+SETTINGS = (
+    "steps=20", "warmup_steps=2", "log_every=1", "save_every=8", "cutmix=0.5", "erase=0.25", "keep_states=9",
+    "eval_every=10", "probes=knn",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("alone")
-    run(out, *SETTINGS)
-    return out
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run by one process, and by one group of two: all of it twice, and the middle of a third."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(folder / "alone", *SETTINGS)
+    shutil.copytree(folder / "alone", folder / "changed")
+    for later in (16, 20):
+        shutil.rmtree(folder / "changed" / "state" / f"step-{later:09d}")
+    jobs = [
+        f"{folder / name}={','.join((*SETTINGS, f'parallel={parallel}'))}"
+        for name, parallel in (("ddp", "ddp"), ("fsdp", "fsdp"), ("changed", "fsdp"))
+    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(ROOT / "tests" / "two_processes.py"), *jobs],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on after step 8" in done.stderr
+    shutil.rmtree(folder / "changed" / "state" / "step-000000020")
+    assert "going on after step 16" in run(folder / "changed", *SETTINGS)
+    return folder
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_have_the_losses_of_one(parallel: str, alone: Path, tmp_path: Path) -> None:
-    together(tmp_path, f"parallel={parallel}")
-    found, wanted = losses(tmp_path), losses(alone)
+def evaluations(out: Path) -> list[dict[str, float]]:
+    entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if "data" in entry and "loss" not in entry]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "changed"])
+def test_two_processes_have_the_losses_of_one(name: str, runs: Path) -> None:
+    found, wanted = losses(runs / name), losses(runs / "alone")
     assert found.keys() == wanted.keys() == set(range(1, 21))
     assert max(abs(found[step] - wanted[step]) / wanted[step] for step in wanted) < 1e-6
-    for name, tensor in weights(alone).items():
-        torch.testing.assert_close(weights(tmp_path)[name], tensor, atol=2e-4, rtol=1e-3)
+    of_one = weights(runs / "alone")
+    for key, tensor in weights(runs / name).items():
+        if key.endswith("qkv.bias"):
+            # Softmax takes no notice of the keys' bias: its gradient is rounding, which Adam makes a step of.
+            tensor[16:32] = of_one[key][16:32]
+        torch.testing.assert_close(tensor, of_one[key], atol=2e-4, rtol=1e-3)
 
 
-def test_from_one_to_two_to_one_process(alone: Path, tmp_path: Path) -> None:
-    states = sorted((alone / "state").glob("step-*"))
-    assert [int(path.name[-9:]) for path in states] == [16, 20]
-    first = ("steps=20", "keep_states=9")
-    run(tmp_path, *SETTINGS, *first)
-    for kept in ("step-000000020", "step-000000016"):
-        remove(tmp_path / "state" / kept)
-    together(tmp_path, "parallel=fsdp", "keep_states=9")
-    remove(tmp_path / "state" / "step-000000020")
-    run(tmp_path, *SETTINGS, "keep_states=9")
-    found, wanted = losses(tmp_path), losses(alone)
-    assert found.keys() == wanted.keys()
-    assert max(abs(found[step] - wanted[step]) / wanted[step] for step in wanted) < 1e-6
-
-
-def remove(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "changed"])
+def test_two_processes_evaluate_as_one(name: str, runs: Path) -> None:
+    found, wanted = evaluations(runs / name), evaluations(runs / "alone")
+    assert [(entry["step"], entry.get("probe")) for entry in wanted] == [
+        (10, None), (10, "knn"), (20, None), (20, "knn"),
+    ]  # fmt: skip
+    assert [entry.keys() for entry in found] == [entry.keys() for entry in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        for key in one.keys() - {"step", "data", "probe"}:
+            assert one[key] == pytest.approx(other[key], abs=0.006), "two images of 360 may change sides"

@@ -152,3 +152,8 @@ def run_in_batches(
 def by_name(dataset: Dataset, failed: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
     """(name, reason) of images by index."""
     return tuple((dataset.image_name(index), reason) for index, reason in failed.items())
+
+
+def not_decoded(failed: Sequence[tuple[str, str]]) -> str:
+    """The end of a sentence about results that some images have no part in; "" where all have."""
+    return f"; {len(failed)} more could not be decoded and are not counted" if failed else ""

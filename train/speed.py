@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 
 from sovit.cores import available_cores
-from sovit.errors import EXIT_FAILED, ConfigError, SoViTError
+from sovit.errors import ConfigError, SoViTError
 from sovit.jsonio import must_be_writable, write_json
 from sovit.preprocess import Preprocess
 from train.augment.crop import decode_for_crop
@@ -144,9 +144,15 @@ def _main() -> None:
     parser.add_argument("--out", type=Path, help="write the result as JSON there")
     arguments = parser.parse_args()
     must_be_writable(arguments.out)
+    if not arguments.images.is_dir():
+        raise ConfigError(f"{arguments.images} is no folder: it must hold JPEG files.")
+    if arguments.rounds < 1:
+        raise ConfigError(f"--rounds is {arguments.rounds}, it must be at least 1.")
     paths = sorted(path for path in arguments.images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    if len(paths) < _LOOP.batch_size or arguments.rounds < 1:
-        raise ConfigError(f"{arguments.images} holds {len(paths)} images, and --rounds is {arguments.rounds}: too few.")
+    if len(paths) < _LOOP.batch_size:
+        raise ConfigError(
+            f"{arguments.images} holds {len(paths)} JPEG files (*.jpg, *.jpeg), and it takes {_LOOP.batch_size}."
+        )
     dataset = Dataset(str(arguments.images), paths, np.arange(len(paths)) % 2, ("even", "odd"))
     loader = loader_speed(dataset, available_cores(), arguments.rounds)
     print(
@@ -168,4 +174,4 @@ if __name__ == "__main__":
         _main()
     except SoViTError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+        sys.exit(error.exit_code)

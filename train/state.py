@@ -6,9 +6,12 @@ whole. It can be read by another number of processes than wrote it.
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +30,7 @@ from train.world import World
 
 _STEP: Final = re.compile(r"step-(\d{9})")
 _EMA: Final = "ema"
+_LOADER: Final = logging.getLogger()  # torch's loader logs there
 
 
 class StateNotSaved(SoViTError):
@@ -67,8 +71,7 @@ def save(folder: Path, step: int, state: State, world: World, keep: int) -> None
     world.barrier()
     try:
         aside.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that there is no process group, where there is none
+        with _quietly():
             save_distributed(_tensors(state), storage_writer=FileSystemWriter(aside), no_dist=world.size == 1)
     except (OSError, CheckpointException, RuntimeError) as found:
         error = _reason(found)
@@ -90,8 +93,7 @@ def restore(path: Path, state: State, world: World) -> None:
     """Read a state into the model, the optimiser and the averages. Raises `CheckpointMismatch`."""
     tensors, reason = _tensors(state), ""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+        with _quietly():
             load_distributed(tensors, storage_reader=FileSystemReader(path), no_dist=world.size == 1)
         set_state_dict(
             state.model, state.optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"]
@@ -102,6 +104,22 @@ def restore(path: Path, state: State, world: World) -> None:
         reason = _reason(error)
     if any(reasons := [one for one in world.gathered(reason) if one]):
         raise CheckpointMismatch(f"{path} is no state of this run, or is damaged ({reasons[0]}).")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without torch's warnings that there is no process group, and its logged traceback of a damaged state."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        _LOADER.addFilter(_nothing)
+        try:
+            yield
+        finally:
+            _LOADER.removeFilter(_nothing)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
 
 
 def _tensors(state: State) -> dict[str, Any]:

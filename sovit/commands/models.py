@@ -93,7 +93,9 @@ def _add_train(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    evaluate = command(commands, "evaluate", in_checkout("train.command", "evaluate"), "accuracy on labelled images")
+    evaluate = command(
+        commands, "evaluate", in_checkout("train.evaluate_command", "evaluate"), "accuracy on labelled images"
+    )
     evaluate.add_argument("target", metavar="CHECKPOINT|ARTIFACT|URL")
     evaluate.add_argument(
         "--data", required=True, help="digits, hf:NAME, or a folder: CLASS/IMAGE, test/CLASS/IMAGE, Parquet or tar"
