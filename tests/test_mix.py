@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sovit.errors import ConfigError
-from train.augment.mix import Mix, erased_box, mixed, pair_mix
+from train.augment.mix import Mix, erased_boxes, mixed, pair_mixes
 
 MIXES = st.builds(
     Mix, mixup=st.sampled_from([0.0, 0.2, 1.0]), cutmix=st.sampled_from([0.0, 0.5, 1.0]), erase=st.floats(0, 1)
@@ -91,8 +91,8 @@ def test_inputs_are_not_written_to() -> None:
 def test_mixup_by_hand(mix: Mix, seed: int, step: int) -> None:
     image_BCYX, target_BL = batch_of(6, 5, 3)
     image, target = mixed(image_BCYX, target_BL, mix, seed=seed, step=step, first=10)
-    for pair in range(3):
-        share = pair_mix(mix, 5, 3, seed=seed, step=step, pair=5 + pair).share
+    shares = pair_mixes(mix, 5, 3, seed=seed, step=step, first=5, count=3).share_P
+    for pair, share in enumerate(shares.tolist()):
         for own, other in ((2 * pair, 2 * pair + 1), (2 * pair + 1, 2 * pair)):
             torch.testing.assert_close(image[own], share * image_BCYX[own] + (1 - share) * image_BCYX[other])
             torch.testing.assert_close(target[own], share * target_BL[own] + (1 - share) * target_BL[other])
@@ -104,7 +104,7 @@ def test_cutmix_pastes_a_box_of_exactly_the_others_part(height: int, width: int,
     image_BCYX, target_BL = image_BCYX.to(dtype), torch.eye(2)
     mix = Mix(cutmix=1.0)
     image, target = mixed(image_BCYX, target_BL, mix, seed=3, step=step, first=8)
-    top, bottom, left, right = pair_mix(mix, height, width, seed=3, step=step, pair=4).box
+    top, bottom, left, right = pair_mixes(mix, height, width, seed=3, step=step, first=4, count=1).box_P4[0]
     assert 0 <= top <= bottom <= height
     assert 0 <= left <= right <= width
     expected = image_BCYX.clone()
@@ -116,7 +116,7 @@ def test_cutmix_pastes_a_box_of_exactly_the_others_part(height: int, width: int,
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 4.0])
 def test_the_parts_are_of_the_beta_distribution(alpha: float) -> None:
-    shares = np.array([pair_mix(Mix(mixup=alpha), 8, 8, seed=0, step=1, pair=pair).share for pair in range(4000)])
+    shares = pair_mixes(Mix(mixup=alpha), 8, 8, seed=0, step=1, first=0, count=4000).share_P
     deviation = math.sqrt(1 / (4 * (2 * alpha + 1)))
     assert shares.mean() == pytest.approx(0.5, abs=0.03)
     assert shares.std() == pytest.approx(deviation, rel=0.05)
@@ -124,23 +124,23 @@ def test_the_parts_are_of_the_beta_distribution(alpha: float) -> None:
 
 def test_cutmix_boxes_are_square_root_sides_around_uniform_centres() -> None:
     # With a large alpha every part is one half: sides of sqrt(1/2), cut at the border.
-    boxes = [pair_mix(Mix(cutmix=1e9), 200, 100, seed=0, step=0, pair=pair) for pair in range(2000)]
-    tops, bottoms, lefts, rights = np.array([box for _, _, box in boxes]).T
+    pairs = pair_mixes(Mix(cutmix=1e9), 200, 100, seed=0, step=0, first=0, count=2000)
+    tops, bottoms, lefts, rights = pairs.box_P4.T
     assert (bottoms - tops).max() == round(200 * math.sqrt(0.5))
     assert (rights - lefts).max() == round(100 * math.sqrt(0.5))
     assert ((tops + bottoms) / 2).mean() == pytest.approx(100, abs=4)
     # E[side] of a side r around a uniform centre, cut at 0 and 1: r - r^2 / 4.
     expected = math.sqrt(0.5) - 0.5 / 4
     assert ((bottoms - tops) / 200).mean() == pytest.approx(expected, abs=0.02)
-    assert np.mean([box.share for box in boxes]) == pytest.approx(1 - expected**2, abs=0.02)
+    assert pairs.share_P.mean() == pytest.approx(1 - expected**2, abs=0.02)
 
 
 def test_with_both_on_each_pair_gets_one_or_the_other() -> None:
-    pairs = [pair_mix(Mix(mixup=1, cutmix=1), 32, 32, seed=0, step=0, pair=pair) for pair in range(1000)]
-    cut = [pair for pair in pairs if pair.box != (0, 0, 0, 0)]
-    assert 430 < len(cut) < 570
-    assert {pair.blend for pair in cut} == {1.0}
-    assert all(pair.blend == pair.share for pair in pairs if pair.box == (0, 0, 0, 0))
+    blend_P, share_P, box_P4 = pair_mixes(Mix(mixup=1, cutmix=1), 32, 32, seed=0, step=0, first=0, count=1000)
+    is_cut = box_P4.any(axis=1)
+    assert 430 < is_cut.sum() < 570
+    assert set(blend_P[is_cut]) == {1.0}
+    assert np.array_equal(blend_P[~is_cut], share_P[~is_cut])
 
 
 def test_an_erased_box_is_zeros_and_the_rest_is_as_it_was() -> None:
@@ -148,15 +148,15 @@ def test_an_erased_box_is_zeros_and_the_rest_is_as_it_was() -> None:
     mix = Mix(erase=0.5)
     image, _ = mixed(image_BCYX, target_BL, mix, seed=2, step=9, first=100)
     expected = image_BCYX.clone()
-    for row in range(40):
-        top, bottom, left, right = erased_box(mix, 24, 30, seed=2, step=9, index=100 + row)
+    boxes = erased_boxes(mix, 24, 30, seed=2, step=9, first=100, count=40)
+    for row, (top, bottom, left, right) in enumerate(boxes.tolist()):
         expected[row, :, top:bottom, left:right] = 0
     assert torch.equal(image, expected)
     assert not torch.equal(image, image_BCYX)
 
 
 def test_how_much_is_erased_and_how_often() -> None:
-    boxes = np.array([erased_box(Mix(erase=0.25), 100, 100, seed=0, step=0, index=index) for index in range(4000)])
+    boxes = erased_boxes(Mix(erase=0.25), 100, 100, seed=0, step=0, first=0, count=4000)
     sides = boxes[:, 1::2] - boxes[:, ::2]
     sides = sides[sides.min(axis=1) > 0]
     assert len(sides) / 4000 == pytest.approx(0.25, abs=0.02)
@@ -173,8 +173,9 @@ def test_how_much_is_erased_and_how_often() -> None:
 def test_steps_seeds_and_places_draw_their_own() -> None:
     mix = Mix(mixup=1, erase=1)
     numbers = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
-    shares = {pair_mix(mix, 8, 8, seed=seed, step=step, pair=pair).share for seed, step, pair in numbers}
-    boxes = {erased_box(mix, 99, 99, seed=seed, step=step, index=index) for seed, step, index in numbers}
+    drawn = [{"seed": seed, "step": step, "first": place, "count": 1} for seed, step, place in numbers]
+    shares = {float(pair_mixes(mix, 8, 8, **one).share_P[0]) for one in drawn}
+    boxes = {tuple(erased_boxes(mix, 99, 99, **one)[0].tolist()) for one in drawn}
     assert len(shares) == len(boxes) == len(numbers)
 
 

@@ -23,7 +23,7 @@ Parallel = Literal["ddp", "fsdp"]
 
 # Fields that may differ when a run is resumed: none of them is part of what is computed.
 FREE_TO_CHANGE: Final = frozenset(
-    {"workers", "threads", "log_every", "save_every", "keep_states", "eval_every", "compile",
+    {"workers", "threads", "log_every", "save_every", "keep_states", "eval_every", "compile", "cuda_graphs",
      "checkpoint_activations", "parallel", "accumulate", "keep_decoded", "most_bad_images", "probes", "tensorboard"}
 )  # fmt: skip
 # What `init` is in a recipe for fine-tuning until the user says where their checkpoint is.
@@ -67,6 +67,9 @@ class TrainConfig:
     rate once per layer from the head down. `weight_decay` is AdamW's.
 
     `teacher` is a checkpoint folder with the same classes to distil from, `distill_weight` its part of the loss.
+
+    `compile` compiles the blocks, for all models; `cuda_graphs` is for small ones on one GPU, whose kernels would be
+    launched one by one in more time than they take: the whole model is replayed at once.
 
     `accumulate` splits every process's part of a batch to save memory. `threads` 0 takes all cores. A state to resume
     from is saved every `save_every` steps and at the end, the last `keep_states` are kept; `eval_every` 0 evaluates at
@@ -129,6 +132,7 @@ class TrainConfig:
 
     precision: TrainPrecision = "fp32"
     compile: bool = False
+    cuda_graphs: bool = False
     checkpoint_activations: bool = False
     parallel: Parallel = "ddp"
     seed: int = 0
@@ -156,6 +160,10 @@ class TrainConfig:
             raise ConfigError("keep_decoded and crop=inception are both set: a part is cut out of the whole image.")
         if len(set(self.probes)) < len(self.probes):
             raise ConfigError(f"probes are {', '.join(self.probes)}: each can be fitted once.")
+        if self.cuda_graphs and (self.accumulate > 1 or self.checkpoint_activations or self.parallel == "fsdp"):
+            raise ConfigError(
+                "cuda_graphs is for one whole batch on one GPU: no accumulate, activations or fsdp with it."
+            )
         if not 0 <= self.distill_weight <= 1:
             raise ConfigError(f"distill_weight is {self.distill_weight}, it must lie in 0..1.")
         if bool(self.steps) == bool(self.epochs):

@@ -1,4 +1,7 @@
-"""A model made ready for training: activation checkpointing, compiled blocks, DDP or FSDP2, in this order."""
+"""A model made ready for training: activation checkpointing, compiled blocks, DDP or FSDP2, in this order.
+
+A model so small that the GPU waits for its kernels to be launched is compiled whole instead, as CUDA graphs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ def prepared(model: ViT, config: TrainConfig, world: World) -> nn.Module:
     if config.checkpoint_activations:
         for block in model.blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if config.compile:
+    if config.cuda_graphs and world.device.type == "cuda":
+        model.compile(mode="reduce-overhead", dynamic=False)
+    elif config.compile:
         for block in model.blocks:
             block.compile(dynamic=False)  # one graph for all blocks, as they are alike
     if config.parallel == "fsdp":

@@ -24,6 +24,8 @@ def check_data(config: TrainConfig, train_set: Dataset, test_set: Dataset) -> tu
 
 def check_batch(config: TrainConfig, world: World) -> None:
     """Raises `ConfigError` for a batch that cannot be shared by the processes, their parts and pairs of images."""
+    if config.cuda_graphs and world.size > 1:
+        raise ConfigError(f"cuda_graphs is for one GPU, and this run has {world.size} processes: set it to false.")
     pairs = bool(config.mixup or config.cutmix)
     pieces = world.size * config.accumulate * (2 if pairs else 1)
     if config.batch_size % pieces:

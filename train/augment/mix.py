@@ -7,9 +7,8 @@ it is split over processes or parts. The numbers are drawn on the CPU and go to 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -21,11 +20,12 @@ from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
 from train.randomness import generator
 
-_ERASE: Final = 1  # makes an image's stream another one than a pair's
 _ERASED_AREA: Final = (0.02, 1 / 3)  # of the image
 _LOG_ASPECT: Final = -math.log(0.3)  # of height over width, either way
 _TRIES: Final = 10
-_NOWHERE: Final = (0, 0, 0, 0)
+# What is drawn has a stream each: its first numbers are the same however many are drawn.
+_Stream = Literal["way", "mixup", "cutmix", "centre", "erase"]
+_STREAMS: Final[tuple[_Stream, ...]] = get_args(_Stream)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +51,16 @@ class Mix:
             raise ConfigError(f"erase is {self.erase}, it must lie in 0..1.")
 
 
-class PairMix(NamedTuple):
-    """How two images become two others.
+class PairMixes(NamedTuple):
+    """How the two images of each pair become two others.
 
     Inside the box (top, bottom, left, right) each shows the other; outside, the part `blend` of it is its own. `share`
     is the part of its own in all of its pixels.
     """
 
-    blend: float
-    share: float
-    box: tuple[int, int, int, int]
+    blend_P: NDArray[np.float64]
+    share_P: NDArray[np.float64]
+    box_P4: NDArray[np.int64]
 
 
 def mixed(
@@ -80,13 +80,13 @@ def mixed(
     if pairing and not target_BL.is_floating_point():
         raise ConfigError(f"mixed targets are distributions over classes, not {target_BL.dtype}.")
     if mix.erase:
-        boxes = [erased_box(mix, height, width, seed=seed, step=step, index=first + row) for row in range(batch)]
+        boxes = erased_boxes(mix, height, width, seed=seed, step=step, first=first, count=batch)
         inside_B1YX = _inside(_on_device(boxes, image_BCYX), height, width)
         image_BCYX = image_BCYX.masked_fill(inside_B1YX, 0)
     if pairing:
-        pairs = [pair_mix(mix, height, width, seed=seed, step=step, pair=first // 2 + row) for row in range(batch // 2)]
+        pairs = pair_mixes(mix, height, width, seed=seed, step=step, first=first // 2, count=batch // 2)
         # Edges are exact in float32, far beyond the size of an image.
-        rows = _on_device([(blend, share, *box) for blend, share, box in pairs], image_BCYX)
+        rows = _on_device(np.column_stack(pairs), image_BCYX)
         inside_P1YX = _inside(rows[:, 2:], height, width)
         own_P1YX = torch.where(inside_P1YX, 0.0, rows[:, 0].view(-1, 1, 1, 1))
         image_BCYX = _blended(image_BCYX, own_P1YX)
@@ -94,45 +94,61 @@ def mixed(
     return image_BCYX, target_BL
 
 
-def pair_mix(mix: Mix, height: int, width: int, *, seed: int, step: int, pair: int) -> PairMix:
-    """What is drawn for a pair of images, by its number in the whole batch."""
-    rng = generator(seed, "mix", step, pair)
-    if mix.mixup and (not mix.cutmix or rng.random() < 0.5):
-        share = rng.beta(mix.mixup, mix.mixup)
-        return PairMix(share, share, _NOWHERE)
-    side = math.sqrt(1 - rng.beta(mix.cutmix, mix.cutmix))
-    top, bottom = _clipped(rng.integers(height), side * height, height)
-    left, right = _clipped(rng.integers(width), side * width, width)
-    return PairMix(1.0, 1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
+def pair_mixes(mix: Mix, height: int, width: int, *, seed: int, step: int, first: int, count: int) -> PairMixes:
+    """What is drawn for `count` pairs of images, from the `first` of the whole batch on."""
+    end = first + count
+    is_cut_P = np.full(count, not mix.mixup)
+    if mix.mixup and mix.cutmix:
+        is_cut_P = _stream("way", seed, step).random(end)[first:] >= 0.5
+    share_P = np.ones(count)
+    if mix.mixup:
+        share_P = _stream("mixup", seed, step).beta(mix.mixup, mix.mixup, end)[first:]
+    if not mix.cutmix:
+        return PairMixes(share_P, share_P, np.zeros((count, 4), np.int64))
+    side_P = np.sqrt(1 - _stream("cutmix", seed, step).beta(mix.cutmix, mix.cutmix, end)[first:])
+    centre_P2 = _stream("centre", seed, step).random((end, 2))[first:]
+    edges = [_clipped(centre_P2[:, axis], side_P, extent) for axis, extent in enumerate((height, width))]
+    box_P4 = np.stack([edge for pair in edges for edge in pair], axis=1) * is_cut_P[:, None]
+    top, bottom, left, right = box_P4.T
+    cut_share_P = 1 - (bottom - top) * (right - left) / (height * width)
+    return PairMixes(np.where(is_cut_P, 1.0, share_P), np.where(is_cut_P, cut_share_P, share_P), box_P4)
 
 
-def erased_box(mix: Mix, height: int, width: int, *, seed: int, step: int, index: int) -> tuple[int, int, int, int]:
-    """The box (top, bottom, left, right) to erase in an image, by its number in the whole batch; empty for none.
+def erased_boxes(
+    mix: Mix, height: int, width: int, *, seed: int, step: int, first: int, count: int
+) -> NDArray[np.int64]:
+    """The boxes (top, bottom, left, right) to erase in `count` images, from the `first` on; empty for none.
 
-    Its area is uniform in 0.02..1/3 of the image's, its aspect ratio log-uniform in 0.3..1/0.3, which makes upright and
-    lying boxes equally frequent; the paper's is uniform. After ten boxes that do not fit there is none.
+    A box's area is uniform in 0.02..1/3 of the image's, its aspect ratio log-uniform in 0.3..1/0.3, which makes upright
+    and lying boxes equally frequent; the paper's is uniform. After ten boxes that do not fit there is none.
     """
-    rng = generator(seed, "mix", step, index, _ERASE)
-    if rng.random() >= mix.erase:
-        return _NOWHERE
-    for _ in range(_TRIES):
-        pixels = rng.uniform(*_ERASED_AREA) * height * width
-        ratio = math.exp(rng.uniform(-_LOG_ASPECT, _LOG_ASPECT))
-        box_y, box_x = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
-        if 1 <= box_y <= height and 1 <= box_x <= width:
-            top, left = int(rng.integers(height - box_y + 1)), int(rng.integers(width - box_x + 1))
-            return top, top + box_y, left, left + box_x
-    return _NOWHERE
+    drawn = _stream("erase", seed, step).random((first + count, 1 + 4 * _TRIES))[first:]
+    area, aspect, down, right = drawn[:, 1:].reshape(count, _TRIES, 4).transpose(2, 0, 1)
+    pixels = (_ERASED_AREA[0] + area * (_ERASED_AREA[1] - _ERASED_AREA[0])) * height * width
+    ratio = np.exp((2 * aspect - 1) * _LOG_ASPECT)
+    box_y, box_x = np.rint(np.sqrt(pixels * ratio)), np.rint(np.sqrt(pixels / ratio))
+    fits = (box_y >= 1) & (box_y <= height) & (box_x >= 1) & (box_x <= width)
+    top, left = np.floor(down * (height - box_y + 1)), np.floor(right * (width - box_x + 1))
+    boxes = np.stack([top, top + box_y, left, left + box_x], axis=-1)[np.arange(count), fits.argmax(axis=1)]
+    wanted = (drawn[:, 0] < mix.erase) & fits.any(axis=1)
+    found: NDArray[np.int64] = np.where(wanted[:, None], boxes, 0).astype(np.int64)
+    return found
 
 
-def _clipped(centre: np.int64, extent: float, side: int) -> tuple[int, int]:
-    begin = int(centre) - round(extent) // 2
-    return max(0, begin), min(side, begin + round(extent))
+def _stream(name: _Stream, seed: int, step: int) -> np.random.Generator:
+    return generator(seed, "mix", step, _STREAMS.index(name))
 
 
-def _on_device(rows: Sequence[tuple[float, ...]], like: Tensor) -> Tensor:
-    values: NDArray[np.float32] = np.array(rows, np.float32)
-    return torch.from_numpy(values).to(like.device, non_blocking=True)
+def _clipped(
+    centre: NDArray[np.float64], side: NDArray[np.float64], extent: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    length = np.rint(side * extent).astype(np.int64)
+    begin = np.floor(centre * extent).astype(np.int64) - length // 2
+    return np.maximum(0, begin), np.minimum(extent, begin + length)
+
+
+def _on_device(rows: NDArray[Any], like: Tensor) -> Tensor:
+    return torch.from_numpy(rows.astype(np.float32)).to(like.device, non_blocking=True)
 
 
 def _inside(box_B4: Tensor, height: int, width: int) -> Tensor:

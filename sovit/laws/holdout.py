@@ -1,0 +1,63 @@
+"""How well a law foretells more compute than it was fitted to: to be read before any advice it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+from pydantic import ConfigDict
+
+from sovit.errors import ConfigError
+from sovit.jsonio import STRICT
+from sovit.laws.fit import DELTA, STARTS, fit
+from sovit.laws.solve import Method
+from sovit.laws.table import Points
+
+_SHARE: Final = 0.75  # of the points, those with the least compute, are fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldOut:
+    """Errors of predictions for the quarter of the points that has most compute, from a fit to the rest.
+
+    `mean_error` and `max_error` are of |prediction / measurement - 1|, `bias` the mean of prediction / measurement - 1.
+    `compute` is the largest that was fitted and `largest_compute` the largest predicted, in GFLOPs forward.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    fitted_points: int
+    predicted_points: int
+    compute: float
+    largest_compute: float
+    mean_error: float
+    max_error: float
+    bias: float
+    warnings: tuple[str, ...]
+
+
+def hold_out(
+    points: Points, *, method: Method = "relative", delta: float = DELTA, starts: int = STARTS, seed: int = 0
+) -> HoldOut:
+    """Fit the three quarters with the least compute and predict the rest, as `fit` would with the same settings."""
+    limit = float(np.quantile(points.compute_P, _SHARE))
+    fitted_P = points.compute_P <= limit
+    if fitted_P.all():
+        raise ConfigError("No quarter of the points has more compute than the rest: train some runs longer.")
+    try:
+        found = fit(points.subset(fitted_P), method=method, delta=delta, starts=starts, seed=seed)
+    except ConfigError as error:
+        raise ConfigError(f"Without the quarter of the points that has most compute: {error}") from error
+    predicted_P = found.law.predict(points.shapes_PK[~fitted_P], points.compute_P[~fitted_P])
+    error_P = predicted_P / points.error_P[~fitted_P] - 1
+    return HoldOut(
+        fitted_points=int(fitted_P.sum()),
+        predicted_points=len(error_P),
+        compute=float(points.compute_P[fitted_P].max()),
+        largest_compute=float(points.compute_P.max()),
+        mean_error=float(np.abs(error_P).mean()),
+        max_error=float(np.abs(error_P).max()),
+        bias=float(error_P.mean()),
+        warnings=found.warnings,
+    )

@@ -1,0 +1,122 @@
+"""Fit a sum of powers from many starts, and say how well that went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal
+
+import numpy as np
+from pydantic import ConfigDict
+
+from sovit.errors import ConfigError
+from sovit.jsonio import STRICT
+from sovit.laws.descent import descend
+from sovit.laws.losses import Huber, Loss, Relative
+from sovit.laws.newton import derivatives, free, refine
+from sovit.laws.powers import Floats, PowerSum, Solutions
+from sovit.laws.projection import coefficients, project
+
+Method = Literal["relative", "huber"]
+
+_START_EXPONENTS: Final = (0.05, 3.0)
+_SAME: Final = 1e-6  # objectives this close, relative, are the same optimum
+_ROUNDING: Final = 1e-20  # the objective per point of a perfect fit, at most
+_TINY: Final = 1e-300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convergence:
+    """How a fit ended.
+
+    `objective` is the sum over points: squared relative errors, or Huber losses of the log. `reached` of the `starts`
+    came within 1e-6 of it, relative. `gradient_norm` is the largest derivative of the objective by the logarithm of a
+    parameter that is on no bound. `condition` is the condition number of the derivatives of the log predictions by the
+    log parameters: a number of 1e4 says that a change of 1 % in some mix of parameters moves no prediction by more
+    than 1e-6 of the worth of another; `mixed` names the two that such a change moves most.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    objective: float
+    starts: int
+    reached: int
+    gradient_norm: float
+    condition: float
+    mixed: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """The best coefficients [J] and exponents [Q] of a sum of powers."""
+
+    coefs_J: Floats
+    exps_Q: Floats
+    convergence: Convergence
+
+    def repeated(self, rows: int) -> Solutions:
+        """As the start of `rows` refits."""
+        return Solutions(
+            np.tile(self.coefs_J, (rows, 1)),
+            np.tile(self.exps_Q, (rows, 1)),
+            np.full(rows, self.convergence.objective),
+        )
+
+
+def loss_of(method: Method, delta: float) -> Loss:
+    """The loss that a method minimises; raises `ConfigError` for a delta that is none."""
+    if not 0 < delta < np.inf:
+        raise ConfigError(f"delta is {delta}, it must be greater than 0: beyond it the Huber loss grows linearly.")
+    return Relative() if method == "relative" else Huber(delta)
+
+
+def solve(model: PowerSum, loss: Loss, *, starts: int, seed: int) -> Optimum:
+    """The best of many starts, the same for the same seed.
+
+    The relative error is minimised by variable projection, a Huber loss by L-BFGS; Newton steps bring the best to full
+    precision.
+    """
+    if starts < 1:
+        raise ConfigError(f"starts is {starts}, it must be at least 1.")
+    low, high = np.log(_START_EXPONENTS)
+    shape = (starts, model.logs_JQP.shape[1])
+    exps_BQ = np.exp(np.random.default_rng(seed).uniform(low, high, shape))
+    points = model.offset_JP.shape[1]
+    if isinstance(loss, Huber):
+        found = descend(model, loss, Solutions(coefficients(model, exps_BQ), exps_BQ, np.zeros(starts)))
+    else:
+        found = project(model, np.ones((starts, points)), exps_BQ)
+    best = slice(found.best, found.best + 1)
+    start = Solutions(found.coefs_BJ[best], found.exps_BQ[best], found.objective_B[best])
+    final = refine(model, loss, np.ones((1, points)), start)
+    limit = float(final.objective_B[0]) * (1 + _SAME) + points * _ROUNDING
+    reached = max(1, int((found.objective_B <= limit).sum()))
+    return Optimum(final.coefs_BJ[0], final.exps_BQ[0], _convergence(model, loss, final, starts, reached))
+
+
+def refit(model: PowerSum, loss: Loss, weights_BP: Floats, start: Solutions) -> Solutions:
+    """From an optimum to those of other weights of the points, one row of weights each."""
+    if isinstance(loss, Huber):
+        return refine(model, loss, weights_BP, start)
+    return project(model, weights_BP, start.exps_BQ)
+
+
+def _convergence(model: PowerSum, loss: Loss, final: Solutions, starts: int, reached: int) -> Convergence:
+    split, points = model.offset_JP.shape
+    z_BZ = np.concatenate([final.coefs_BJ, final.exps_BQ], axis=1)
+    at = derivatives(model, loss, np.ones((1, points)), z_BZ)
+    may_move = free(z_BZ, at.gradient_BZ, split)[0]
+    features_BJP = model.features(final.exps_BQ)
+    terms_BJP = features_BJP * final.coefs_BJ[:, :, None]
+    by_log_ZP = np.concatenate([terms_BJP, model.slopes(terms_BJP) * final.exps_BQ[:, :, None]], axis=1)[0]
+    by_log_ZP /= np.maximum(terms_BJP.sum(axis=1), _TINY)
+    seen = np.flatnonzero(by_log_ZP.any(axis=1))
+    directions, sizes, _ = np.linalg.svd(by_log_ZP[seen], full_matrices=False)
+    worst = np.argsort(-np.abs(directions[:, len(sizes) - 1]))
+    return Convergence(
+        objective=float(at.objective_B[0]),
+        starts=starts,
+        reached=reached,
+        gradient_norm=float(np.abs(at.gradient_BZ * z_BZ)[0][may_move].max(initial=0.0)),
+        condition=float(sizes[0] / max(sizes[-1], sizes[0] * np.finfo(np.float64).eps)),
+        mixed=(int(seen[worst[0]]), int(seen[worst[min(1, len(worst) - 1)]])),
+    )

@@ -1,0 +1,197 @@
+"""The points that a law is fitted to, and how they are read from a table of runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sovit.errors import ConfigError
+from sovit.laws.form import DIMENSIONS
+from sovit.laws.powers import Floats
+
+GFLOP: Final = 1e9
+LEAST_RUNS: Final = 3  # no dimension of a shape can have three sizes in fewer
+# Compute that differs by less is the same level: rounding to whole steps and heads moves it by a few percent.
+_SAME_LEVEL: Final = 1.1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Points:
+    """P measured points of some runs. Raises `ConfigError` for points that no law could be fitted to.
+
+    `shapes_PK` float64 [P, 3] are width, depth and mlp_dim. `compute_P` is the compute of the whole training up to the
+    point, in GFLOPs, forward passes only. `error_P` is the metric, lower is better and above 0. `run_P` says which run
+    a point belongs to, an index into `runs`: a run measured at several moments gives several points that share its
+    luck.
+    """
+
+    shapes_PK: Floats
+    compute_P: Floats
+    error_P: Floats
+    run_P: NDArray[np.int64]
+    runs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.error_P)
+        shapes = {"shapes_PK": (count, 3), "compute_P": (count,), "error_P": (count,), "run_P": (count,)}
+        for field, shape in shapes.items():
+            if getattr(self, field).shape != shape:
+                raise ConfigError(f"{field} has the shape {getattr(self, field).shape}, not {shape}.")
+        if count and not (self.run_P.min() >= 0 and self.run_P.max() < len(self.runs)):
+            raise ConfigError(f"run_P must index the {len(self.runs)} runs.")
+        for index, dimension in enumerate(DIMENSIONS):
+            self._refuse(~_positive(self.shapes_PK[:, index]), f"a {dimension}", self.shapes_PK[:, index])
+        self._refuse(~_positive(self.compute_P), "a compute", self.compute_P)
+        self._refuse(~_positive(self.error_P), "an error", self.error_P)
+        self._refuse_duplicates()
+        with_points = len(np.unique(self.run_P))
+        if with_points < LEAST_RUNS:
+            raise ConfigError(
+                f"There are {with_points} runs with points: a law needs {LEAST_RUNS} at the very least, and one with "
+                f"exponents for all of {', '.join(DIMENSIONS)} needs 7. Train more shapes."
+            )
+        if self.compute_levels < 2:
+            raise ConfigError(
+                "All points have the same compute, so nothing tells what more of it would bring: measure every run at "
+                "two moments or more, for instance with cooldown branches, or train some longer."
+            )
+
+    def __len__(self) -> int:
+        return len(self.error_P)
+
+    @property
+    def compute_levels(self) -> int:
+        """How many amounts of compute there are that differ by a tenth or more."""
+        levels, last = 0, 0.0
+        for compute in np.sort(self.compute_P).tolist():
+            if compute >= last * _SAME_LEVEL:
+                levels, last = levels + 1, compute
+        return levels
+
+    def subset(self, chosen_P: NDArray[np.bool_]) -> Points:
+        """The chosen points, as a table of their own."""
+        return Points(
+            shapes_PK=self.shapes_PK[chosen_P],
+            compute_P=self.compute_P[chosen_P],
+            error_P=self.error_P[chosen_P],
+            run_P=self.run_P[chosen_P],
+            runs=self.runs,
+        )
+
+    def _refuse(self, bad_P: NDArray[np.bool_], what: str, values_P: Floats) -> None:
+        if bad_P.any():
+            first = int(np.argmax(bad_P))
+            raise ConfigError(
+                f"Run {self.runs[self.run_P[first]]} has {what} of {values_P[first]:g}, it must be a number above 0: "
+                "repeat the run, or take the point out of the table."
+            )
+
+    def _refuse_duplicates(self) -> None:
+        # Two runs of one shape and compute are welcome, the noise is what they differ in; the same error is a copy.
+        seen: dict[tuple[float, ...], int] = {}
+        by_run: set[tuple[float, ...]] = set()
+        for row, run, error in zip(self._keys(), self.run_P.tolist(), self.error_P.tolist(), strict=True):
+            name, other = self.runs[run], seen.setdefault((*row, error), run)
+            if (*row, run) in by_run:
+                raise ConfigError(f"Run {name} has two points of the same compute: keep one of them.")
+            if other != run:
+                raise ConfigError(
+                    f"Runs {self.runs[other]} and {name} have a point of the same shape, compute and error, so one "
+                    "is a copy: take it out of the table."
+                )
+            by_run.add((*row, run))
+
+    def _keys(self) -> list[tuple[float, ...]]:
+        return [tuple(row) for row in np.column_stack([self.shapes_PK, self.compute_P]).tolist()]
+
+
+class Table(NamedTuple):
+    """A table of runs: the points of those that were run, and how many were not."""
+
+    points: Points
+    not_run: int
+
+
+def read_table(path: Path) -> Table:
+    """Read `runs.jsonl`: one JSON object a line, a run with its shape and, once it was run, its `points`.
+
+        {"run": "3f2a...", "width": 64, "depth": 4, "mlp_dim": 256, ...,
+         "points": [{"steps": 500, "images": 64000, "forward_flops": 1.2e12, "error": 0.61}, ...]}
+
+    `forward_flops` are those of all images up to the point. Other fields are left alone. Raises `ConfigError` that
+    names the line or the run.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    rows = [
+        _row(line, f"{path}, line {number}") for number, line in enumerate(text.split("\n"), start=1) if line.strip()
+    ]
+    lines: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        if lines.setdefault(row.name, index) != index:
+            raise ConfigError(f"{path} holds run {row.name} twice: every run has one line.")
+    run = [row for row in rows if row.points]
+    if not run:
+        raise ConfigError(f"{path} holds {len(rows)} runs and none of them has points: run them first.")
+    return Table(_points(run), len(rows) - len(run))
+
+
+class _Row(NamedTuple):
+    name: str
+    shape: tuple[float, ...]
+    points: tuple[tuple[float, float], ...]  # GFLOPs and error
+
+
+def _row(line: str, where: str) -> _Row:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is no JSON: {error}.") from error
+    if not isinstance(data, dict) or not isinstance(data.get("run"), str):
+        raise ConfigError(f'{where} is no run: it needs an object with a "run".')
+    points = data.get("points") or []
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ConfigError(f'{where}: "points" must be a list of objects.')
+    return _Row(
+        data["run"],
+        tuple(_number(data, dimension, where) for dimension in DIMENSIONS),
+        tuple((_number(point, "forward_flops", where) / GFLOP, _number(point, "error", where)) for point in points),
+    )
+
+
+def _number(data: dict[str, Any], field: str, where: str) -> float:
+    value = data.get(field)
+    if value is None:
+        raise ConfigError(f'{where} lacks "{field}".')
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f'{where}: "{field}" must be a number.')
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ConfigError(f'{where}: "{field}" is too large a number.') from error
+
+
+def _points(rows: Sequence[_Row]) -> Points:
+    repeats = [len(row.points) for row in rows]
+    pairs = np.array([point for row in rows for point in row.points], np.float64)
+    return Points(
+        shapes_PK=np.repeat(np.array([row.shape for row in rows], np.float64), repeats, axis=0),
+        compute_P=pairs[:, 0],
+        error_P=pairs[:, 1],
+        run_P=np.repeat(np.arange(len(rows)), repeats),
+        runs=tuple(row.name for row in rows),
+    )
+
+
+def _positive(values: Floats) -> NDArray[np.bool_]:
+    return np.isfinite(values) & (values > 0)
