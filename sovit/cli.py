@@ -60,14 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    from sovit.commands import bench, images, models, serve
+    from sovit.commands import bench, images, models, serve, shape
 
     parser = argparse.ArgumentParser(
         prog="sovit", description="Train, export and serve shape-optimised vision transformers.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"sovit {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for room in (models, images, serve, bench):
+    for room in (models, images, serve, bench, shape):
         room.add_commands(commands)
     demo = command(commands, "demo", in_checkout("train.demo", "demo"), "the whole road on real scans of digits")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))

@@ -58,6 +58,9 @@ class TrainConfig:
     The model is given by its shape, as in `ViTConfig`, or by `init`, a checkpoint folder whose weights the run starts
     from; the head is made anew, with zero weights and the bias `head_bias`. A head of a new shape has zero weights too.
 
+    `mup_depth` is the width, depth and mlp_dim of the model that `learning_rate` is for: others get theirs from it,
+    part by part. It is AdamW's.
+
     The length is `steps`, or `epochs` over the training images. `crop` says how an image is brought to `image_size`:
     `squash` resizes it, `pad` also shifts it within `pad_pixels`, `inception` cuts out a random part. `keep_decoded`
     decodes every image once and keeps the pixels in memory, for small images.
@@ -88,6 +91,7 @@ class TrainConfig:
     position_embedding: PositionEmbedding = "learn"
     init: str = ""
     head_bias: float = 0.0
+    mup_depth: tuple[int, int, int] | None = None
 
     objective: Objective = "softmax"
     label_smoothing: float = 0.0
@@ -160,6 +164,8 @@ class TrainConfig:
             raise ConfigError("keep_decoded and crop=inception are both set: a part is cut out of the whole image.")
         if len(set(self.probes)) < len(self.probes):
             raise ConfigError(f"probes are {', '.join(self.probes)}: each can be fitted once.")
+        if self.mup_depth and (self.init or self.optimizer != "adamw" or min(self.mup_depth) < 1):
+            raise ConfigError("mup_depth is three sizes of 1 or more, for a new model that AdamW trains.")
         if self.cuda_graphs and (self.accumulate > 1 or self.checkpoint_activations or self.parallel == "fsdp"):
             raise ConfigError(
                 "cuda_graphs is for one whole batch on one GPU: no accumulate, activations or fsdp with it."

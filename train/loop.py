@@ -37,6 +37,7 @@ from train.loader import train_batches
 from train.optim.build import build_optimizer
 from train.optim.ema import Ema, averaged
 from train.optim.groups import parameter_groups
+from train.optim.mup import BaseShape, rate_factors
 from train.parallel import prepared
 from train.passes import Interrupted
 from train.preflight import check_batch, check_data, unseen_pixels
@@ -126,6 +127,7 @@ class _Run:
         groups = parameter_groups(
             model, weight_decay=config.weight_decay, layer_decay=config.layer_decay,
             head_decay_factor=config.head_decay_factor,
+            rate_factor=rate_factors(self.spec.model, BaseShape(*config.mup_depth)) if config.mup_depth else None,
         )  # fmt: skip
         optimizer = build_optimizer(
             groups, name=config.optimizer, learning_rate=config.learning_rate, betas=config.betas,

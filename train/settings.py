@@ -71,6 +71,8 @@ def _read(field: str, text: str) -> Any:
     if field == "image_size":
         sides = text.split("x")
         return (sides[0], sides[-1]) if len(sides) <= 2 else sides
-    if field in ("betas", "crop_area", "probes"):
-        return [part for part in text.split(",") if part and text != "none"]
-    return None if text == "none" else text
+    if field in ("betas", "crop_area", "probes", "mup_depth") and text != "none":
+        return [part for part in text.split(",") if part]
+    if text == "none":
+        return () if field == "probes" else None
+    return text

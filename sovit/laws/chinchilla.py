@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 from pydantic import ConfigDict
@@ -14,7 +14,7 @@ from sovit.laws.fit import DELTA, STARTS
 from sovit.laws.powers import Floats, PowerSum
 from sovit.laws.solve import Convergence, Method, loss_of, solve
 
-_PARAMETERS = 5
+_PARAMETERS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)

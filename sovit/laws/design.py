@@ -3,7 +3,7 @@
 The rule, by how many sizes a dimension has:
 
     1           no terms: what the dimension does is in xi and eps
-    2           both terms with their exponents held at 1, so that the law passes through both sizes; no exponent
+    2           both terms with their exponents held at 2, so that the law passes through both sizes
     3 or more   both terms with exponents of their own
 
 Everything is fitted over the geometric means of sizes, compute and errors: features are near 1 and coefficients
@@ -19,12 +19,12 @@ import numpy as np
 
 from sovit.errors import ConfigError
 from sovit.laws.form import DIMENSIONS, ShapeLaw, Term
-from sovit.laws.powers import Floats, PowerSum
+from sovit.laws.powers import LEAST_EXPONENT, Floats, PowerSum
 from sovit.laws.table import Points
 
 NEEDED_SIZES: Final = 3
 _NEEDED_LEVELS: Final = 3
-_HELD_EXPONENT: Final = 1.0
+_HELD_EXPONENT: Final = 2.0  # any true exponent below it leaves xi and eps what they need to be no less than 0
 _TOGETHER: Final = 0.995  # of the variance of a log size is explained by the others'
 
 
@@ -89,6 +89,16 @@ class Design:
             eps=float(coefs_J[-1]) * self.error,
         )
 
+    def unknowns(self, law: ShapeLaw) -> tuple[Floats, Floats]:
+        """The coefficients and exponents of a law: the way back."""
+        per_compute = self.error * self.compute**law.c
+        kept, free = [law.terms[k] for k in self.kept], [law.terms[k] for k in self.free]
+        size = [float(self.size_K[k]) for k in self.kept]
+        alpha = [term.alpha / (self.error * x**term.a) for x, term in zip(size, kept, strict=True)]
+        beta = [term.beta / (per_compute * x**-term.b) for x, term in zip(size, kept, strict=True)]
+        exps_Q = [*(term.a for term in free), *(term.b for term in free), law.c]
+        return np.array([*alpha, *beta, law.xi / per_compute, law.eps / self.error]), np.array(exps_Q)
+
     def _term(self, k: int, coefs_J: Floats, exps_Q: Floats, per_compute: float) -> Term:
         if k not in self.kept:
             return Term(alpha=0.0, a=_HELD_EXPONENT, beta=0.0, b=_HELD_EXPONENT, identified=False)
@@ -102,7 +112,8 @@ class Design:
             a=a,
             beta=float(coefs_J[len(self.kept) + j] * per_compute * self.size_K[k] ** -b),
             b=b,
-            identified=k in self.free,
+            # On its least bound a power is a constant, and there is no optimum.
+            identified=k in self.free and min(a, b) > LEAST_EXPONENT,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import numpy as np
@@ -65,13 +65,12 @@ class ShapeLaw:
 
     def parameters(self) -> dict[str, float]:
         """All parameters by name: `alpha_width`, `a_width`, ..., `c`, `xi`, `eps`."""
-        of_terms = {
-            f"{letter}_{name}": float(value)
+        found = {
+            f"{letter}_{name}": value
             for name, term in zip(DIMENSIONS, self.terms, strict=True)
-            for letter, value in asdict(term).items()
-            if letter != "identified"
+            for letter, value in (("alpha", term.alpha), ("a", term.a), ("beta", term.beta), ("b", term.b))
         }
-        return of_terms | {"c": float(self.c), "xi": float(self.xi), "eps": float(self.eps)}
+        return found | {"c": self.c, "xi": self.xi, "eps": self.eps}
 
     def predict(self, shapes_PK: ArrayLike, compute_P: ArrayLike) -> Floats:
         """The error of shapes [..., 3] (width, depth, mlp_dim) after `compute` [...] GFLOPs; the two broadcast."""

@@ -45,13 +45,14 @@ def derivatives(model: PowerSum, loss: Loss, weights_BP: Floats, z_BZ: Floats) -
     # log f has the second derivatives f'' / f - (f' / f)(f' / f)'.
     hessian_BZZ = (jacobian_BZP * (curvature - slope)[:, None]) @ jacobian_BZP.transpose(0, 2, 1)
     pull_BJP = features_BJP * (slope / sum_BP)[:, None]
-    for j, q in model.links:
-        mixed_BP = pull_BJP[:, j] * model.logs_JQP[j, q]
-        mixed_B = mixed_BP.sum(axis=1)
-        hessian_BZZ[:, j, split + q] += mixed_B
-        hessian_BZZ[:, split + q, j] += mixed_B
-        for other in (second for first, second in model.links if first == j):
-            hessian_BZZ[:, split + q, split + other] += z_BZ[:, j] * (mixed_BP @ model.logs_JQP[j, other])
+    for j, logs_QP in enumerate(model.logs_JQP):
+        q = np.flatnonzero(logs_QP.any(axis=1))
+        mixed_BQ = pull_BJP[:, j] @ logs_QP[q].T
+        hessian_BZZ[:, j, split + q] += mixed_BQ
+        hessian_BZZ[:, split + q, j] += mixed_BQ
+        squares_BQQ = pull_BJP[:, j] @ (logs_QP[q, None] * logs_QP[q]).reshape(len(q) ** 2, sum_BP.shape[1]).T
+        both = np.ix_(split + q, split + q)
+        hessian_BZZ[:, both[0], both[1]] += z_BZ[:, j, None, None] * squares_BQQ.reshape(len(z_BZ), len(q), len(q))
     return Derivatives(
         value.sum(axis=1),
         (jacobian_BZP @ slope[:, :, None])[:, :, 0],

@@ -34,16 +34,14 @@ class PowerSum:
         """Which features depend on which exponents: few of J x Q."""
         return tuple((int(j), int(q)) for j, q in np.argwhere(self.logs_JQP.any(axis=2)))
 
-    @cached_property
-    def flat(self) -> Floats:
-        """The logs as one matrix, X = J * P."""
-        coefs, exps, points = self.logs_JQP.shape
-        return np.ascontiguousarray(self.logs_JQP.transpose(1, 0, 2)).reshape(exps, coefs * points)
-
     def features(self, exps_BQ: Floats) -> Floats:
         """The features over y, [B, J, P]."""
-        product_BX = exps_BQ @ self.flat
-        return np.exp(product_BX.reshape(len(exps_BQ), *self.offset_JP.shape) + self.offset_JP)
+        # Link by link and not as one product of matrices: they are mostly zeros, and a product of this size would start
+        # threads of BLAS's own, which wait for each other longer than they work where a machine has other things to do.
+        logs_BJP = np.tile(self.offset_JP, (len(exps_BQ), 1, 1))
+        for j, q in self.links:
+            logs_BJP[:, j] += exps_BQ[:, q, None] * self.logs_JQP[j, q]
+        return np.exp(logs_BJP, out=logs_BJP)
 
     def slopes(self, terms_BJP: Floats) -> Floats:
         """Derivatives of the sum of the terms by the exponents, [B, Q, P]."""

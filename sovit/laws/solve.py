@@ -30,9 +30,11 @@ class Convergence:
 
     `objective` is the sum over points: squared relative errors, or Huber losses of the log. `reached` of the `starts`
     came within 1e-6 of it, relative. `gradient_norm` is the largest derivative of the objective by the logarithm of a
-    parameter that is on no bound. `condition` is the condition number of the derivatives of the log predictions by the
-    log parameters: a number of 1e4 says that a change of 1 % in some mix of parameters moves no prediction by more
-    than 1e-6 of the worth of another; `mixed` names the two that such a change moves most.
+    parameter that is on no bound.
+
+    `condition` is the condition number of the derivatives of the log predictions by the log parameters: of two equally
+    large changes of the parameters, one may move the predictions that many times less than the other. `mixed` are the
+    two parameters that the least visible change moves most, as indices of coefficients and then exponents.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -52,14 +54,6 @@ class Optimum:
     coefs_J: Floats
     exps_Q: Floats
     convergence: Convergence
-
-    def repeated(self, rows: int) -> Solutions:
-        """As the start of `rows` refits."""
-        return Solutions(
-            np.tile(self.coefs_J, (rows, 1)),
-            np.tile(self.exps_Q, (rows, 1)),
-            np.full(rows, self.convergence.objective),
-        )
 
 
 def loss_of(method: Method, delta: float) -> Loss:

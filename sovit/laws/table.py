@@ -50,6 +50,9 @@ class Points:
         self._refuse(~_positive(self.compute_P), "a compute", self.compute_P)
         self._refuse(~_positive(self.error_P), "an error", self.error_P)
         self._refuse_duplicates()
+        for run in np.unique(self.run_P).tolist():
+            if len(np.unique(self.shapes_PK[self.run_P == run], axis=0)) > 1:
+                raise ConfigError(f"Run {self.runs[run]} has points of several shapes: a run trains one.")
         with_points = len(np.unique(self.run_P))
         if with_points < LEAST_RUNS:
             raise ConfigError(
@@ -95,20 +98,19 @@ class Points:
     def _refuse_duplicates(self) -> None:
         # Two runs of one shape and compute are welcome, the noise is what they differ in; the same error is a copy.
         seen: dict[tuple[float, ...], int] = {}
-        by_run: set[tuple[float, ...]] = set()
-        for row, run, error in zip(self._keys(), self.run_P.tolist(), self.error_P.tolist(), strict=True):
-            name, other = self.runs[run], seen.setdefault((*row, error), run)
-            if (*row, run) in by_run:
+        of_run: set[tuple[float, ...]] = set()
+        rows = np.column_stack([self.shapes_PK, self.compute_P]).tolist()
+        for row, run, error in zip(rows, self.run_P.tolist(), self.error_P.tolist(), strict=True):
+            name = self.runs[run]
+            if (*row, run) in of_run:
                 raise ConfigError(f"Run {name} has two points of the same compute: keep one of them.")
+            of_run.add((*row, run))
+            other = seen.setdefault((*row, error), run)
             if other != run:
                 raise ConfigError(
                     f"Runs {self.runs[other]} and {name} have a point of the same shape, compute and error, so one "
                     "is a copy: take it out of the table."
                 )
-            by_run.add((*row, run))
-
-    def _keys(self) -> list[tuple[float, ...]]:
-        return [tuple(row) for row in np.column_stack([self.shapes_PK, self.compute_P]).tolist()]
 
 
 class Table(NamedTuple):

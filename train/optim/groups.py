@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -24,6 +24,7 @@ def parameter_groups(
     layer_decay: float = 1.0,
     head_decay_factor: float = 1.0,
     frozen: Sequence[str] = (),
+    rate_factor: Callable[[str], float] | None = None,
 ) -> list[dict[str, Any]]:
     """The groups of an optimiser: each has `params`, `weight_decay`, `lr_scale` and a `name`.
 
@@ -32,6 +33,9 @@ def parameter_groups(
 
     `lr_scale` is `layer_decay ** (depth + 1 - layer)`. The embedding is layer 0, block i is layer i + 1, and all that
     follows the blocks is layer depth + 1, which learns at the full rate (BEiT, Bao et al. 2021; MAE, He et al. 2021).
+
+    `rate_factor` gives another factor by a parameter's name (see `mup`); weight decay is divided by it, so that what a
+    step takes away stays the same.
 
     Parts named in `frozen` are frozen (see `freeze`), and frozen parameters are in no group. Groups are sorted, those
     that learn slowest first. With FSDP2, call this after sharding: the parameters are replaced there.
@@ -50,8 +54,9 @@ def parameter_groups(
     for name, parameter in named.items():
         if parameter.requires_grad:
             factor = head_decay_factor if name == "head.weight" else 1.0
-            decay = weight_decay * factor if _is_decayed(name, parameter) else 0.0
-            members[layer_decay ** (depth + 1 - _layer(name, depth)), decay].append(parameter)
+            rate = 1.0 if rate_factor is None else rate_factor(name)
+            decay = weight_decay * factor / rate if _is_decayed(name, parameter) else 0.0
+            members[rate * layer_decay ** (depth + 1 - _layer(name, depth)), decay].append(parameter)
     if not members:
         raise ConfigError("every parameter is frozen: leave something to train out of frozen.")
     return [

@@ -1,0 +1,61 @@
+"""The options of `sovit shape`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+from sovit.commands.parser import by_name, command, in_checkout, with_json
+from sovit.laws.sweep import STAR_RATIO, Design
+
+
+def add_commands(commands: Any) -> None:
+    """Declare it."""
+    shape = command(commands, "shape", lambda _: None, "the right shape for a budget: sweep, fit, recommend")
+    steps = shape.add_subparsers(title="steps", required=True, metavar="STEP")
+    for add in (_add_sweep, _add_run):
+        add(steps)
+
+
+def _add_sweep(steps: Any) -> None:
+    sweep = command(steps, "sweep", by_name("sovit.laws.sweep_command", "sweep"), "write a table of runs")
+    sweep.add_argument("--design", choices=get_args(Design), required=True, help="around a centre, or combinations")
+    sweep.add_argument(
+        "--centre", required=True, metavar="WIDTH,DEPTH,MLP", help="the largest shape; the others are smaller"
+    )
+    sweep.add_argument("--sizes", type=int, default=4, help="of each dimension, below the centre (default: 4)")
+    sweep.add_argument(
+        "--ratio", type=float, default=STAR_RATIO, help="from one size to the next (default: %(default)s)"
+    )
+    for name in ("widths", "depths", "mlp-dims"):
+        sweep.add_argument(f"--{name}", metavar="N,N,...", help="these sizes instead")
+    sweep.add_argument("--with-centre", action="store_true", help="train the star's centre too")
+    sweep.add_argument("--head-dim", type=int, default=64, help="widths are multiples of it (default: 64)")
+    sweep.add_argument("--multiple", type=int, default=8, help="MLP sizes are multiples of it (default: 8)")
+    sweep.add_argument("--recipe", required=True, help="how each is trained, such as cifar10")
+    sweep.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
+    sweep.add_argument("--patch-size", type=int, required=True, help="pixels")
+    sweep.add_argument("--image-size", required=True, help="pixels, N or YxX")
+    sweep.add_argument("--batch-size", type=int, required=True)
+    sweep.add_argument("--steps", required=True, metavar="N,N,...", help="measure after so many, each cooled down")
+    sweep.add_argument("--cooldown", type=float, default=0.2, help="the last part of each (default: %(default)s)")
+    sweep.add_argument("--learning-rate", type=float, required=True, help="of the centre")
+    sweep.add_argument(
+        "--other-rates", default="", metavar="FACTOR,FACTOR", help="train some shapes at these times the rate as well"
+    )
+    sweep.add_argument("--every", type=int, default=4, help="which: every so many (default: 4)")
+    sweep.add_argument("--seeds", default="0", metavar="N,N,...", help="train every shape with each (default: 0)")
+    sweep.add_argument("-o", "--out", type=Path, required=True, metavar="RUNS", help="the table; what it lists stays")
+    with_json(sweep)
+
+
+def _add_run(steps: Any) -> None:
+    run = command(steps, "run", in_checkout("train.sweep_command", "run"), "train the runs of a table")
+    run.add_argument("table", type=Path, metavar="RUNS")
+    run.add_argument("--data", required=True, help="as for `sovit train`")
+    run.add_argument("--out", type=Path, help="folder of the runs (default: RUNS without its ending)")
+    run.add_argument("--jobs", type=int, default=1, help="how many at a time (default: 1)")
+    run.add_argument("--threads", type=int, help="of each (default: the cores shared out)")
+    run.add_argument("--only", nargs="+", metavar="RUN", help="these alone")
+    run.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster: its address, auto, or local")
+    with_json(run)

@@ -1,0 +1,169 @@
+"""How much a fitted law would differ, had other runs been made: a cluster bootstrap.
+
+Runs are drawn with replacement, each with all of its points, and the law is fitted again from where it was. A draw in
+which a dimension has too few sizes left for its exponents is drawn anew. Refits are solved in batches, in threads:
+numpy lets go of the interpreter's lock while it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+from sovit.errors import ConfigError
+from sovit.jsonio import STRICT
+from sovit.laws.design import NEEDED_SIZES, Design, design_of
+from sovit.laws.fit import Fit
+from sovit.laws.form import DIMENSIONS, ShapeLaw
+from sovit.laws.powers import Floats, Solutions
+from sovit.laws.solve import loss_of, refit
+from sovit.laws.table import Points
+
+REPLICATES: Final = 1000
+_BATCH_POINTS: Final = 25_000  # of the replicates solved at a time: enough to hide Python, few enough for the cache
+_THREADS: Final = 2
+_TRIES: Final = 100
+_PERCENT_80: Final = (10, 90)
+_PERCENT_95: Final = (2.5, 97.5)
+_FEW_RUNS: Final = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A value with its 80 % and 95 % intervals: percentiles of what the replicates say.
+
+    `undefined` is the share of replicates that say nothing, in which a size only helps, only harms or does nothing;
+    the bounds are of the others, and None where there are none.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str
+    value: float | None
+    low_80: float | None
+    high_80: float | None
+    low_95: float | None
+    high_95: float | None
+    undefined: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """The laws of all replicates, and intervals of the fitted law's parameters and exponents s_k.
+
+    `redrawn` draws had too few sizes of some dimension left. `warnings` say in words why not to trust the intervals.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    laws: tuple[ShapeLaw, ...]
+    intervals: tuple[Interval, ...]
+    redrawn: int
+    warnings: tuple[str, ...]
+
+    def interval(self, name: str) -> Interval:
+        """The interval of a parameter, or of an exponent: `s_width`, `s_depth`, `s_mlp_dim`."""
+        return {one.name: one for one in self.intervals}[name]
+
+    def interval_of(self, name: str, law: ShapeLaw, ask: Callable[[ShapeLaw], float]) -> Interval:
+        """The interval of anything that a law can be asked for, with its value for `law`, the fitted one."""
+        return summarise(name, ask(law), np.array([ask(one) for one in self.laws]))
+
+
+def bootstrap(points: Points, fitted: Fit, *, replicates: int = REPLICATES, seed: int = 0) -> Bootstrap:
+    """Refit the law, by the method of `fitted`, to as many draws of the runs.
+
+    1,000 replicates of 150 runs with three points each take about a second by relative error, and four by Huber, on
+    two cores. In simulations with 0.6 % noise between runs and 0.9 % within, 95 % intervals held the true value in 90
+    to 96 of 100 cases with 150 runs, for each parameter; with the 18 runs of the paper's star, those of s_k did so in
+    75 to 93.
+    """
+    if replicates < 1:
+        raise ConfigError(f"replicates is {replicates}, it must be at least 1.")
+    design = design_of(points)
+    counts_BR, redrawn = _draw(points, design, replicates, np.random.default_rng(seed))
+    model, loss = design.model(points), loss_of(fitted.method, fitted.delta)
+    coefs_J, exps_Q = design.unknowns(fitted.law)
+
+    batch = max(1, _BATCH_POINTS // len(points))
+
+    def refitted(first: int) -> list[ShapeLaw]:
+        weights_BP = counts_BR[first : first + batch, points.run_P].astype(np.float64)
+        rows = len(weights_BP)
+        start = Solutions(np.tile(coefs_J, (rows, 1)), np.tile(exps_Q, (rows, 1)), np.full(rows, np.inf))
+        found = refit(model, loss, weights_BP, start)
+        return [design.law(*pair) for pair in zip(found.coefs_BJ, found.exps_BQ, strict=True)]
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        laws = tuple(law for batch in pool.map(refitted, range(0, replicates, batch)) for law in batch)
+    return Bootstrap(
+        laws=laws, intervals=_intervals(design, fitted.law, laws), redrawn=redrawn, warnings=_doubts(points)
+    )
+
+
+def summarise(name: str, value: float, values_B: Floats) -> Interval:
+    """The interval of a value from those of the replicates; NaN is one that says nothing."""
+    said = values_B[~np.isnan(values_B)]
+    bounds = np.percentile(said, (*_PERCENT_80, *_PERCENT_95)).tolist() if len(said) else [None] * 4
+    return Interval(
+        name=name,
+        value=None if np.isnan(value) else float(value),
+        low_80=bounds[0],
+        high_80=bounds[1],
+        low_95=bounds[2],
+        high_95=bounds[3],
+        undefined=1 - len(said) / len(values_B),
+    )
+
+
+def _draw(points: Points, design: Design, replicates: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], int]:
+    """How often each replicate has each run [B, R], and how many draws were thrown away."""
+    drawable = np.unique(points.run_P)
+    shapes_RK = points.shapes_PK[[int(np.argmax(points.run_P == run)) for run in drawable]]
+    needs = [(shapes_RK[:, k], NEEDED_SIZES if k in design.free else 2) for k in design.kept]
+    counts_BR = np.zeros((replicates, len(points.runs)), np.int64)
+    missing, redrawn = np.arange(replicates), 0
+    for _ in range(_TRIES):
+        drawn = rng.multinomial(len(drawable), np.full(len(drawable), 1 / len(drawable)), len(missing))
+        counts_BR[missing[:, None], drawable] = drawn
+        enough = np.ones(len(missing), np.bool_)
+        for sizes_R, needed in needs:
+            is_size_RS = sizes_R[:, None] == np.unique(sizes_R)
+            enough &= (drawn @ is_size_RS > 0).sum(axis=1) >= needed
+        missing = missing[~enough]
+        redrawn += len(missing)
+        if not len(missing):
+            return counts_BR, redrawn
+    raise ConfigError(
+        f"Of {len(drawable)} runs, hardly any draw leaves enough sizes for the exponents: train more shapes, or "
+        "several runs of each, before asking for intervals."
+    )
+
+
+def _intervals(design: Design, law: ShapeLaw, laws: Sequence[ShapeLaw]) -> tuple[Interval, ...]:
+    """Of every parameter that the points carry, and of the exponents."""
+    rows = [one.parameters() for one in (law, *laws)]
+    found = []
+    for name in design.names():
+        letter, _, dimension = name.partition("_")
+        # Where a coefficient is 0, its exponent may be anything.
+        coefficient = {"a": f"alpha_{dimension}", "b": f"beta_{dimension}"}.get(letter, "")
+        values = np.array([np.nan if row.get(coefficient) == 0 else row[name] for row in rows])
+        found.append(summarise(name, float(values[0]), values[1:]))
+    s_BK = np.array([one.exponents for one in (law, *laws)])
+    for k in design.free:
+        found.append(summarise(f"s_{DIMENSIONS[k]}", float(s_BK[0, k]), s_BK[1:, k]))
+    return tuple(found)
+
+
+def _doubts(points: Points) -> tuple[str, ...]:
+    runs = len(np.unique(points.run_P))
+    if runs >= _FEW_RUNS:
+        return ()
+    return (f"intervals of {runs} runs are too narrow: from about {_FEW_RUNS} on they hold what they say.",)

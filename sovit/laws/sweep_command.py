@@ -1,0 +1,73 @@
+"""`sovit shape sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from sovit.commands.result import Result
+from sovit.config import parse_image_size
+from sovit.errors import ConfigError
+from sovit.laws.runs import RunTable
+from sovit.laws.sweep import Run, grid, ladder, star, with_learning_rates
+
+N = TypeVar("N", int, float)
+
+
+def sweep(arguments: argparse.Namespace) -> Result:
+    """Write the runs of a design into a table; those that it lists already stay as they are."""
+    centre = _centre(arguments)
+    sizes = {"count": arguments.sizes, "ratio": arguments.ratio}
+    widths = _numbers("--widths", arguments.widths, int) or ladder(centre.width, multiple=arguments.head_dim, **sizes)
+    depths = _numbers("--depths", arguments.depths, int) or ladder(centre.depth, multiple=1, **sizes)
+    mlp_dims = _numbers("--mlp-dims", arguments.mlp_dims, int) or ladder(
+        centre.mlp_dim, multiple=arguments.multiple, **sizes
+    )
+    design = {"widths": widths, "depths": depths, "mlp_dims": mlp_dims, "head_dim": arguments.head_dim}
+    if arguments.design == "star":
+        runs = star(centre, with_centre=arguments.with_centre, **design)
+    else:
+        runs = grid(centre, **design)
+    factors = _numbers("--other-rates", arguments.other_rates, float)
+    if factors:
+        runs = with_learning_rates(runs, factors, arguments.every)
+    seeds = _numbers("--seeds", arguments.seeds, int)
+    runs = tuple(replace(run, seed=seed) for run, seed in itertools.product(runs, seeds))
+    table = RunTable(arguments.out, arguments.out.with_suffix(""))
+    added = table.add(runs)
+    steps = sum(run.horizons[-1] for run in runs)
+    text = (
+        f"{arguments.out}: {len(runs)} runs of a {arguments.design}, {added} of them new; widths {_words(widths)}, "
+        f"depths {_words(depths)}, MLP sizes {_words(mlp_dims)}; about {steps:,} steps of {centre.batch_size} images"
+    )
+    sizes_of = {"widths": list(widths), "depths": list(depths), "mlp_dims": list(mlp_dims)}
+    return Result({"table": str(arguments.out), "runs": len(runs), "added": added, **sizes_of}, text)
+
+
+def _centre(arguments: argparse.Namespace) -> Run:
+    sizes = _numbers("--centre", arguments.centre, int)
+    if len(sizes) != 3:
+        raise ConfigError(f"--centre is {arguments.centre!r}, it must be three numbers: WIDTH,DEPTH,MLP.")
+    width, depth, mlp_dim = sizes
+    if arguments.head_dim < 1 or width % arguments.head_dim:
+        raise ConfigError(f"the centre's width {width} is no multiple of --head-dim {arguments.head_dim}.")
+    return Run(
+        width=width, depth=depth, mlp_dim=mlp_dim, num_heads=width // arguments.head_dim,
+        patch_size=arguments.patch_size, image_size=parse_image_size(arguments.image_size), recipe=arguments.recipe,
+        settings=tuple(arguments.set), learning_rate=arguments.learning_rate, batch_size=arguments.batch_size,
+        horizons=_numbers("--steps", arguments.steps, int), cooldown=arguments.cooldown, seed=0,
+    )  # fmt: skip
+
+
+def _numbers(option: str, text: str | None, kind: Callable[[str], N]) -> tuple[N, ...]:
+    try:
+        return tuple(kind(part) for part in (text or "").split(",") if part)
+    except ValueError as error:
+        raise ConfigError(f"{option} is {text!r}, it must be numbers with commas between them.") from error
+
+
+def _words(sizes: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sizes))

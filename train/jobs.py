@@ -1,0 +1,78 @@
+"""A table of runs as independent jobs: some processes here at a time, or the workers of a Ray cluster.
+
+Every job is the command `sovit shape run TABLE --only RUN`, which anything that starts commands can start as well. A
+job that is done has left its result; the table is brought up to date from the results, so nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from sovit.errors import SoViTError
+from sovit.laws.runs import RunTable
+
+_LOOK_SECONDS: Final = 0.2
+
+
+class RunsFailed(SoViTError):
+    """Some runs of a sweep ended with an error; those that did not are in the table."""
+
+
+def run_here(
+    table: RunTable, names: Sequence[str], command: Callable[[str], list[str]], jobs: int, console: Console
+) -> None:
+    """Run jobs as processes of this machine, so many at a time; each writes what it says to RUN/log.
+
+    Ended by a signal, it ends them, and each has saved its state. Raises `RunsFailed` when all have ended.
+    """
+    waiting, failed = list(names), []
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                (table.folder / name).mkdir(parents=True, exist_ok=True)
+                with (table.folder / name / "log").open("ab") as log:
+                    running[name] = subprocess.Popen(
+                        [sys.executable, "-m", "sovit", *command(name)], stdout=log, stderr=log
+                    )
+            for name, process in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                result = table.result(name)
+                if process.returncode or result is None:
+                    failed.append(name)
+                    console.print(f"{name}: {_last_line(table.folder / name / 'log')}", highlight=False, markup=False)
+                else:
+                    table.collect()
+                    console.print(f"{name}: {told(result)}", highlight=False, markup=False)
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+        table.collect()
+    if failed:
+        raise RunsFailed(
+            f"{len(failed)} of {len(names)} runs failed: {', '.join(failed[:5])}; {table.folder}/RUN/log says why. The "
+            "same command tries them again."
+        )
+
+
+def told(result: dict[str, Any]) -> str:
+    """A result in words."""
+    return ", ".join(f"{point['steps']:,} steps: error {point['error']:.4f}" for point in result["points"])
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "ended without a word"

@@ -1,0 +1,106 @@
+"""One run of a sweep: a trunk at a rate that hardly falls, and a cooldown off it for every horizon.
+
+    RUN/trunk               to where the last cooldown begins
+    RUN/steps-000000500     the cooldown that ends at 500 steps: a model trained for 500 steps, measured
+    RUN/result.json         the points of all horizons, once they are all there
+
+Each part is a training as any other: stopped at any moment, it goes on from its last state.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from sovit.cost import cost
+from sovit.errors import ConfigError
+from sovit.jsonio import write_json
+from sovit.laws.runs import RESULT
+from sovit.laws.sweep import Run
+from train.build import spec_of
+from train.config import TrainConfig
+from train.data.dataset import Dataset
+from train.loop import train
+from train.samples import decoded
+from train.settings import recipe
+
+_MOST_SAVES: Final = 64  # of a trunk
+_LOOKED_AT: Final = 64  # test images that a trunk is evaluated on: it is no result
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What all runs of a sweep learn from and are judged by."""
+
+    train_set: Dataset
+    test_set: Dataset
+
+
+def carry_out(run: Run, sets: Sets, folder: Path, *, threads: int, console: Console) -> dict[str, Any]:
+    """Train what is left of a run; its result is what its line in the table is given, its points and the data.
+
+    Raises what training raises.
+    """
+    starts = cooldown_starts(run)
+    trunk = _config(run, starts[-1], threads, save_every=math.gcd(*starts), keep_states=_MOST_SAVES + 1)
+    spec = spec_of(trunk, sets.train_set.classes)
+    flops = float(cost(spec.model).flops)
+    # Decoded once for all parts of a run, where the recipe keeps its images.
+    known = decoded(sets.train_set, spec.preprocess) if trunk.keep_decoded else sets.train_set
+    glimpse = _first(sets.test_set, _LOOKED_AT)
+    train(trunk, known, glimpse, folder / "trunk", console=console)
+    points = []
+    for start, steps in zip(starts, run.horizons, strict=True):
+        config = _config(run, steps, threads, save_every=steps, keep_states=1, cooldown_steps=steps - start)
+        branch = folder / "trunk" / "state" / f"step-{start:09d}"
+        result = train(config, known, sets.test_set, folder / f"steps-{steps:09d}", console=console, branch=branch)
+        points.append(
+            {
+                "steps": steps,
+                "images": steps * run.batch_size,
+                "forward_flops": flops * run.batch_size * steps,
+                "error": 1 - result.evaluation.top1,
+                "loss": result.final_loss,
+            }
+        )
+    found = {
+        "data": sets.train_set.name, "train_images": len(sets.train_set), "test_images": len(sets.test_set),
+        "classes": len(sets.train_set.classes), "points": points,
+    }  # fmt: skip
+    write_json(folder / RESULT, found)
+    shutil.rmtree(folder / "trunk" / "state", ignore_errors=True)
+    return found
+
+
+def cooldown_starts(run: Run) -> tuple[int, ...]:
+    """The step of the trunk at which each cooldown begins.
+
+    Raises `ConfigError` for horizons whose starts have no common interval that a trunk could save its states at.
+    """
+    starts = tuple(steps - round(run.cooldown * steps) for steps in run.horizons)
+    if starts[0] < 1 or starts[-1] // math.gcd(*starts) > _MOST_SAVES:
+        raise ConfigError(
+            f"cooldowns of {run.cooldown:g} to {', '.join(map(str, run.horizons))} steps begin at "
+            f"{', '.join(map(str, starts))}: choose horizons such as 500, 1000, 2000, so that these are multiples of "
+            "one number."
+        )
+    return starts
+
+
+def _config(run: Run, steps: int, threads: int, **more: object) -> TrainConfig:
+    shape = {name: getattr(run, name) for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size")}
+    own = {
+        **shape, "image_size": "x".join(map(str, run.image_size)), "learning_rate": run.learning_rate,
+        "batch_size": run.batch_size, "seed": run.seed, "steps": steps, "epochs": 0, "schedule": "rsqrt",
+        "eval_every": 0, "threads": threads, "log_every": 50, **more,
+    }  # fmt: skip
+    return recipe(run.recipe, [*run.settings, *(f"{name}={value}" for name, value in own.items())])
+
+
+def _first(dataset: Dataset, count: int) -> Dataset:
+    return replace(dataset, images=dataset.images[:count], targets=dataset.targets[:count])

@@ -1,0 +1,64 @@
+"""`sovit shape run`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+
+from sovit.commands.result import Result
+from sovit.cores import available_cores
+from sovit.errors import ConfigError
+from sovit.laws.runs import RunTable
+from train.signals import StopNow, Stopped, ending_at_once
+
+
+def run(arguments: argparse.Namespace) -> Result:
+    """Train the runs of a table that are not done. Stopped by a signal, the same command goes on."""
+    try:
+        with ending_at_once():
+            return _run(arguments)
+    except (StopNow, Stopped):
+        return Result({"stopped_by_signal": int(signal.SIGTERM)}, "stopped; the same command goes on from there.")
+
+
+def _run(arguments: argparse.Namespace) -> Result:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if arguments.jobs < 1:
+        raise ConfigError(f"--jobs is {arguments.jobs}, it must be at least 1.")
+    table = RunTable(arguments.table, arguments.out or arguments.table.with_suffix(""))
+    runs = table.runs()
+    if unknown := [name for name in arguments.only or () if name not in runs]:
+        raise ConfigError(f"{arguments.table} has no run {', '.join(unknown)}.")
+    rows = table.collect()
+    left = [name for name in arguments.only or runs if "points" not in rows[name]]
+    threads = arguments.threads or max(1, available_cores() // arguments.jobs)
+    if left and arguments.ray:
+        from train.cluster import run_on_ray
+
+        run_on_ray(
+            table, [runs[name] for name in left], str(Path(arguments.data).resolve()) if Path(arguments.data).is_dir()
+            else arguments.data, address=arguments.ray, threads=threads, jobs=arguments.jobs, console=console,
+        )  # fmt: skip
+    elif len(left) == 1 and arguments.only:
+        from train.data.dataset import load_dataset
+        from train.sweep import Sets, carry_out
+
+        sets = Sets(load_dataset(arguments.data, "train"), load_dataset(arguments.data, "test"))
+        carry_out(runs[left[0]], sets, table.folder / left[0], threads=threads, console=console)
+    elif left:
+        from train.jobs import run_here
+
+        def command(name: str) -> list[str]:
+            words = ["shape", "run", str(table.path), "--data", arguments.data, "--out", str(table.folder)]
+            return [*words, "--only", name, "--threads", str(threads)]
+
+        run_here(table, left, command, arguments.jobs, console)
+    rows = table.collect()
+    done = sum("points" in row for row in rows.values())
+    return Result(
+        {"table": str(table.path), "runs": len(rows), "done": done, "trained_now": len(left)},
+        f"{table.path}: {done} of {len(rows)} runs are done, {len(left)} of them now",
+    )
