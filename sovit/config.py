@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, get_args
 
 from pydantic import ConfigDict
 
@@ -120,15 +120,12 @@ def parse_image_size(text: str) -> tuple[int, int]:
 
 
 def parse_variant(text: str) -> tuple[Shape, int]:
-    """`"So400m/14"` to its shape and patch size."""
+    """`"So400m/14"`, or by number `"1152,27,4304,16/14"`, to its shape and patch size."""
     name, _, patch = text.partition("/")
-    if name not in VARIANTS:
-        close = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"no variant is called {name!r}: {hint}known are {', '.join(VARIANTS)}.")
+    shape = _by_number(name) if "," in name else _by_name(name)
     if not (patch.isascii() and patch.isdigit() and int(patch)):
         raise ConfigError(f"variant {text!r} lacks its patch size, as in {name}/14.")
-    return VARIANTS[name], int(patch)
+    return shape, int(patch)
 
 
 def variant_config(
@@ -137,7 +134,50 @@ def variant_config(
     image_size: tuple[int, int] = ViTConfig.image_size,
     num_classes: int = ViTConfig.num_classes,
 ) -> ViTConfig:
-    """The configuration of a named variant such as `"So400m/14"`: its shape, its traits, big_vision's conventions."""
+    """The configuration of a variant: its shape, its traits, big_vision's conventions.
+
+    It is named, such as `"So400m/14"`, or WIDTH,DEPTH,MLP,HEADS/PATCH by number, such as `"128,8,256,8/8"`; there a
+    pooling may follow the heads: `"128,8,256,8,gap/8"`.
+    """
     shape, patch_size = parse_variant(text)
-    traits = TRAITS.get(text.partition("/")[0], {})
+    name = text.partition("/")[0]
+    traits: dict[str, Any] = TRAITS.get(name, {})
+    if pool := name.split(",")[_NUMBERS:]:
+        traits = {"pool": pool[0]}
     return ViTConfig(**shape._asdict(), **traits, patch_size=patch_size, image_size=image_size, num_classes=num_classes)
+
+
+def by_number(config: ViTConfig) -> str:
+    """The notation of a configuration by number: `variant_config` makes the same shape, patches and pooling of it."""
+    sizes = (config.width, config.depth, config.mlp_dim, config.num_heads)
+    pool = () if config.pool == ViTConfig.pool else (config.pool,)
+    return f"{','.join(map(str, (*sizes, *pool)))}/{config.patch_size}"
+
+
+_NUMBERS: Final = len(Shape._fields)
+_DIGITS: Final = 9  # more than any bound has
+
+
+def _by_name(name: str) -> Shape:
+    if name not in VARIANTS:
+        close = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(
+            f"no variant is called {name!r}: {hint}known are {', '.join(VARIANTS)}, and any shape by number as in "
+            "1152,27,4304,16/14."
+        )
+    return VARIANTS[name]
+
+
+def _by_number(name: str) -> Shape:
+    sizes, pool = name.split(",")[:_NUMBERS], name.split(",")[_NUMBERS:]
+    if len(sizes) < _NUMBERS:
+        raise ConfigError(f"shape {name!r} has {len(sizes)} numbers, it must have four: WIDTH,DEPTH,MLP,HEADS.")
+    for field, size in zip(Shape._fields, sizes, strict=True):
+        if not (size.isascii() and size.isdigit() and len(size) <= _DIGITS):
+            raise ConfigError(f"shape {name!r}: {field} is {size!r}, it must be a number of 1 to {_DIGITS} digits.")
+    if pool and (len(pool) > 1 or pool[0] not in get_args(Pool)):
+        raise ConfigError(
+            f"shape {name!r}: after the four numbers may stand a pooling, {', '.join(get_args(Pool))}, and nothing else."
+        )
+    return Shape(*map(int, sizes))

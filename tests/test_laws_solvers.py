@@ -112,15 +112,20 @@ def test_projection_and_newton_agree() -> None:
     assert projected.exps_BQ == pytest.approx(refined.exps_BQ, rel=1e-3, abs=1e-3)
 
 
-def test_descent_and_newton_agree() -> None:
-    """L-BFGS from afar and Newton from the least relative error end in the same Huber optimum."""
-    model = model_of()
-    far = descend(model, Huber(1e-3), Solutions(np.full((4, 8), 0.1), np.full((4, 7), 0.8), np.zeros(4)))
+def test_two_roads_to_the_least_huber_loss() -> None:
+    """From afar by L-BFGS and then Newton, and by Newton alone from the least relative error."""
+    model, huber = model_of(), Huber(1e-3)
+    equal = np.ones((4, model.offset_JP.shape[1]))
+    start = Solutions(np.full((4, 8), 0.1), np.linspace(0.4, 1.2, 28).reshape(4, 7), np.full(4, np.inf))
+    far = descend(model, huber, start)
+    from_afar = refine(model, huber, equal, far)
     best = solve(model, Relative(), starts=8, seed=0)
-    near = Solutions(best.coefs_J[None], best.exps_Q[None], np.zeros(1))
-    refined = refine(model, Huber(1e-3), np.ones((1, model.offset_JP.shape[1])), near)
-    assert far.objective_B == pytest.approx(refined.objective_B[0], rel=1e-8)
-    assert far.exps_BQ[0] == pytest.approx(refined.exps_BQ[0], rel=1e-3)
+    near = refine(model, huber, equal[:1], Solutions(best.coefs_J[None], best.exps_Q[None], np.full(1, np.inf)))
+    assert from_afar.objective_B == pytest.approx(near.objective_B[0], rel=1e-9)
+    assert from_afar.exps_BQ == pytest.approx(np.tile(near.exps_BQ, (4, 1)), rel=1e-5)
+    # The descent has gone most of the way.
+    begun = derivatives(model, huber, equal, np.concatenate([start.coefs_BJ, start.exps_BQ], axis=1)).objective_B
+    assert (far.objective_B - near.objective_B < 0.05 * (begun - near.objective_B)).all()
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:

@@ -22,13 +22,14 @@ from benchmarks.cost.command import cost
 from benchmarks.cost.markdown import to_markdown
 from benchmarks.cost.naming import in_words
 from benchmarks.cost.page import to_html
-from benchmarks.cost.plots import Mark, linear_ticks, log_ticks, scatter
+from benchmarks.cost.plots import Mark, scatter
 from benchmarks.cost.prices import PUBLISHED, Price, parse_price, read_prices
 from benchmarks.cost.report import build, to_json
 from benchmarks.intervals import Estimate
 from benchmarks.latency.result import read_measured
 from sovit.commands.result import Result
 from sovit.errors import ConfigError
+from sovit.plot.scales import linear_ticks, log_ticks
 from tests.test_compare import FAILED, estimate, result_file, row
 
 ROWS: Final = [

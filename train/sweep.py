@@ -70,7 +70,7 @@ def carry_out(run: Run, sets: Sets, folder: Path, *, threads: int, console: Cons
         )
     found = {
         "data": sets.train_set.name, "train_images": len(sets.train_set), "test_images": len(sets.test_set),
-        "classes": len(sets.train_set.classes), "points": points,
+        "classes": len(sets.train_set.classes), "pool": spec.model.pool, "points": points,
     }  # fmt: skip
     write_json(folder / RESULT, found)
     shutil.rmtree(folder / "trunk" / "state", ignore_errors=True)

@@ -13,7 +13,7 @@ def add_commands(commands: Any) -> None:
     """Declare it."""
     shape = command(commands, "shape", lambda _: None, "the right shape for a budget: sweep, fit, recommend")
     steps = shape.add_subparsers(title="steps", required=True, metavar="STEP")
-    for add in (_add_sweep, _add_run):
+    for add in (_add_sweep, _add_run, _add_fit):
         add(steps)
 
 
@@ -59,3 +59,18 @@ def _add_run(steps: Any) -> None:
     run.add_argument("--only", nargs="+", metavar="RUN", help="these alone")
     run.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster: its address, auto, or local")
     with_json(run)
+
+
+def _add_fit(steps: Any) -> None:
+    fit = command(steps, "fit", by_name("sovit.laws.fit_command", "fit_table"), "fit the law to what the runs gave")
+    fit.add_argument("table", type=Path, metavar="RUNS")
+    fit.add_argument("-o", "--out", type=Path, required=True, metavar="LAW", help="the law, as JSON")
+    fit.add_argument(
+        "--method", choices=["relative", "huber"], default="relative",
+        help="least relative error, or a Huber loss of the log error (default: relative)",
+    )  # fmt: skip
+    fit.add_argument("--delta", type=float, help="where the Huber loss becomes linear (default: 0.001)")
+    fit.add_argument("--starts", type=int, default=200, help="of the search (default: 200)")
+    fit.add_argument("--replicates", type=int, default=1_000, help="of the bootstrap (default: 1,000)")
+    fit.add_argument("--seed", type=int, default=0, help="of starts and replicates (default: 0)")
+    with_json(fit)

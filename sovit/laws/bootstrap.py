@@ -22,7 +22,7 @@ from sovit.laws.design import NEEDED_SIZES, Design, design_of
 from sovit.laws.fit import Fit
 from sovit.laws.form import DIMENSIONS, ShapeLaw
 from sovit.laws.powers import Floats, Solutions
-from sovit.laws.solve import loss_of, refit
+from sovit.laws.solve import loss_of, one_blas_thread, refit
 from sovit.laws.table import Points
 
 REPLICATES: Final = 1000
@@ -100,7 +100,7 @@ def bootstrap(points: Points, fitted: Fit, *, replicates: int = REPLICATES, seed
         found = refit(model, loss, weights_BP, start)
         return [design.law(*pair) for pair in zip(found.coefs_BJ, found.exps_BQ, strict=True)]
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(_THREADS) as pool:
         laws = tuple(law for batch in pool.map(refitted, range(0, replicates, batch)) for law in batch)
     return Bootstrap(
         laws=laws, intervals=_intervals(design, fitted.law, laws), redrawn=redrawn, warnings=_doubts(points)

@@ -19,6 +19,7 @@ _STEPS: Final = 400
 _LONGEST_STEP: Final = 0.5
 _STILL: Final = 1e-13
 _NOTHING: Final = 1e-28
+_ROUNDING: Final = 1e-14  # a loss of so little is none, and the last step is the best
 _STUCK: Final = 1e10
 _DAMPING: Final = 1e-2
 _LEAST_DAMPING: Final = 1e-12
@@ -74,7 +75,7 @@ def refine(model: PowerSum, loss: Loss, weights_BP: Floats, start: Solutions) ->
         trial_BZ = _step(z_BZ[moving], near, damping_B[moving], split)
         trial = derivatives(model, loss, weights_BP[moving], trial_BZ)
         gain = near.objective_B - trial.objective_B
-        taken = gain >= 0
+        taken = gain >= -_ROUNDING * near.objective_B
         done = (taken & (gain <= _STILL * near.objective_B + _NOTHING)) | (damping_B[moving] > _STUCK)
         z_BZ[moving[taken]] = trial_BZ[taken]
         for old, new in zip(now, trial, strict=True):

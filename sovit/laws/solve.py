@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 import numpy as np
 from pydantic import ConfigDict
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
@@ -66,7 +68,7 @@ def loss_of(method: Method, delta: float) -> Loss:
 def solve(model: PowerSum, loss: Loss, *, starts: int, seed: int) -> Optimum:
     """The best of many starts, the same for the same seed.
 
-    The relative error is minimised by variable projection, a Huber loss by L-BFGS; Newton steps bring the best to full
+    The relative error is minimised by variable projection, a Huber loss by L-BFGS; Newton steps bring both to full
     precision.
     """
     if starts < 1:
@@ -74,17 +76,14 @@ def solve(model: PowerSum, loss: Loss, *, starts: int, seed: int) -> Optimum:
     low, high = np.log(_START_EXPONENTS)
     shape = (starts, model.logs_JQP.shape[1])
     exps_BQ = np.exp(np.random.default_rng(seed).uniform(low, high, shape))
-    points = model.offset_JP.shape[1]
-    if isinstance(loss, Huber):
-        found = descend(model, loss, Solutions(coefficients(model, exps_BQ), exps_BQ, np.zeros(starts)))
-    else:
-        found = project(model, np.ones((starts, points)), exps_BQ)
-    best = slice(found.best, found.best + 1)
-    start = Solutions(found.coefs_BJ[best], found.exps_BQ[best], found.objective_B[best])
-    final = refine(model, loss, np.ones((1, points)), start)
-    limit = float(final.objective_B[0]) * (1 + _SAME) + points * _ROUNDING
-    reached = max(1, int((found.objective_B <= limit).sum()))
-    return Optimum(final.coefs_BJ[0], final.exps_BQ[0], _convergence(model, loss, final, starts, reached))
+    equal_BP = np.ones((starts, model.offset_JP.shape[1]))
+    with one_blas_thread():
+        if isinstance(loss, Huber):
+            near = descend(model, loss, Solutions(coefficients(model, exps_BQ), exps_BQ, np.full(starts, np.inf)))
+        else:
+            near = project(model, equal_BP, exps_BQ)
+        found = refine(model, loss, equal_BP, near)
+    return Optimum(found.coefs_BJ[found.best], found.exps_BQ[found.best], _convergence(model, loss, found))
 
 
 def refit(model: PowerSum, loss: Loss, weights_BP: Floats, start: Solutions) -> Solutions:
@@ -94,22 +93,32 @@ def refit(model: PowerSum, loss: Loss, weights_BP: Floats, start: Solutions) -> 
     return project(model, weights_BP, start.exps_BQ)
 
 
-def _convergence(model: PowerSum, loss: Loss, final: Solutions, starts: int, reached: int) -> Convergence:
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Keep BLAS to one thread: on matrices this small its threads wait for each other longer than they work.
+
+    Where other processes want the cores too, L-BFGS takes twenty times as long without.
+    """
+    found: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return found
+
+
+def _convergence(model: PowerSum, loss: Loss, found: Solutions) -> Convergence:
     split, points = model.offset_JP.shape
-    z_BZ = np.concatenate([final.coefs_BJ, final.exps_BQ], axis=1)
+    coefs_BJ, exps_BQ = found.coefs_BJ[[found.best]], found.exps_BQ[[found.best]]
+    z_BZ = np.concatenate([coefs_BJ, exps_BQ], axis=1)
     at = derivatives(model, loss, np.ones((1, points)), z_BZ)
+    objective = float(at.objective_B[0])
     may_move = free(z_BZ, at.gradient_BZ, split)[0]
-    features_BJP = model.features(final.exps_BQ)
-    terms_BJP = features_BJP * final.coefs_BJ[:, :, None]
-    by_log_ZP = np.concatenate([terms_BJP, model.slopes(terms_BJP) * final.exps_BQ[:, :, None]], axis=1)[0]
+    terms_BJP = model.features(exps_BQ) * coefs_BJ[:, :, None]
+    by_log_ZP = np.concatenate([terms_BJP, model.slopes(terms_BJP) * exps_BQ[:, :, None]], axis=1)[0]
     by_log_ZP /= np.maximum(terms_BJP.sum(axis=1), _TINY)
     seen = np.flatnonzero(by_log_ZP.any(axis=1))
     directions, sizes, _ = np.linalg.svd(by_log_ZP[seen], full_matrices=False)
     worst = np.argsort(-np.abs(directions[:, len(sizes) - 1]))
     return Convergence(
-        objective=float(at.objective_B[0]),
-        starts=starts,
-        reached=reached,
+        objective=objective,
+        starts=len(found.objective_B),
+        reached=int((found.objective_B <= objective * (1 + _SAME) + points * _ROUNDING).sum()),
         gradient_norm=float(np.abs(at.gradient_BZ * z_BZ)[0][may_move].max(initial=0.0)),
         condition=float(sizes[0] / max(sizes[-1], sizes[0] * np.finfo(np.float64).eps)),
         mixed=(int(seen[worst[0]]), int(seen[worst[min(1, len(worst) - 1)]])),

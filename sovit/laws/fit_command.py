@@ -1,0 +1,90 @@
+"""`sovit shape fit`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from sovit.commands.result import Result
+from sovit.errors import ConfigError
+from sovit.jsonio import must_be_writable, to_dict
+from sovit.laws.bootstrap import Interval, bootstrap
+from sovit.laws.fit import fit
+from sovit.laws.holdout import HoldOut, hold_out
+from sovit.laws.law_file import LawFile, seen_in, setting_of, write_law
+from sovit.laws.paper import EXPONENTS
+from sovit.laws.runs import RunTable
+from sovit.laws.table import Points, read_table
+
+
+def fit_table(arguments: argparse.Namespace) -> Result:
+    """Fit the law to a table of runs, with intervals and the error of predictions for what was held out."""
+    must_be_writable(arguments.out)
+    points, not_run = read_table(arguments.table)
+    rows = list(RunTable(arguments.table, arguments.table.with_suffix("")).rows().values())
+    asked: dict[str, Any] = {"method": arguments.method, "starts": arguments.starts, "seed": arguments.seed}
+    if arguments.delta is not None:
+        asked["delta"] = arguments.delta
+    setting = setting_of(rows, str(arguments.table))
+    found = fit(points, **asked)
+    held_out, why_not = _held_out(points, asked)
+    replicates = bootstrap(points, found, replicates=arguments.replicates, seed=arguments.seed)
+    warnings = (*found.warnings, *replicates.warnings)
+    if not_run:
+        warnings = (*warnings, f"{not_run} runs of the table have no points yet: they took no part.")
+    law = LawFile(
+        setting=setting, seen=seen_in(points), fit=found, laws=replicates.laws, intervals=replicates.intervals,
+        hold_out=held_out, not_held_out=why_not, warnings=warnings,
+    )  # fmt: skip
+    write_law(arguments.out, law)
+    data = {name: value for name, value in to_dict(law).items() if name != "laws"} | {"law": str(arguments.out)}
+    return Result(data, _told(law, points))
+
+
+def _held_out(points: Points, asked: dict[str, Any]) -> tuple[HoldOut | None, str]:
+    try:
+        return hold_out(points, **asked), ""
+    except ConfigError as error:
+        return None, str(error)
+
+
+def _told(law: LawFile, points: Points) -> Group:
+    convergence = law.fit.convergence
+    lines = [
+        f"{law.fit.points} points of {law.fit.runs} runs on {law.setting.data}, {law.fit.parameters} parameters",
+        f"compute: {points.compute_P.min():.3g} to {points.compute_P.max():.3g} GFLOPs forward, the paper's t; with "
+        f"the backward pass {3 * points.compute_P.min():.3g} to {3 * points.compute_P.max():.3g}",
+        held_out_told(law),
+        f"objective {convergence.objective!r}; {convergence.reached} of {convergence.starts} starts reached it, "
+        f"gradient {convergence.gradient_norm:.1e}, condition number {convergence.condition:.1e}",
+    ]
+    table = Table("", "value", "80 %", "95 %", "paper")
+    published = {f"s_{name}": f"{value:g}" for name, value in EXPONENTS._asdict().items()}
+    for one in law.intervals:
+        table.add_row(one.name, _number(one.value), _between(one, 80), _between(one, 95), published.get(one.name, ""))
+    return Group(*lines, table, *(f"warning: {warning}" for warning in law.warnings))
+
+
+def held_out_told(law: LawFile) -> str:
+    """What the law is worth beyond what it was fitted to, in a sentence."""
+    found = law.hold_out
+    if found is None:
+        return f"held out: nothing could be. {law.not_held_out}"
+    return (
+        f"held out: the {found.predicted_points} points of most compute, up to "
+        f"{found.largest_compute / found.compute:.2g} times that of the other {found.fitted_points}, are predicted "
+        f"with a mean error of {found.mean_error:.1%}, at most {found.max_error:.1%}, bias {found.bias:+.1%}"
+    )
+
+
+def _between(one: Interval, percent: int) -> str:
+    low, high = (one.low_80, one.high_80) if percent == 80 else (one.low_95, one.high_95)
+    said = "" if low is None else f"{_number(low)} to {_number(high)}"
+    return f"{said}{f' ({one.undefined:.0%} say nothing)' if one.undefined > 0.005 and percent == 95 else ''}"
+
+
+def _number(value: float | None) -> str:
+    return "not told" if value is None else f"{value:.4g}"

@@ -1,0 +1,162 @@
+"""The right shape for a budget: the least predicted error, the front before it, and how sure the law is of either."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+from sovit.config import ViTConfig
+from sovit.cost import Cost
+from sovit.errors import ConfigError
+from sovit.jsonio import STRICT
+from sovit.laws.bootstrap import Interval, summarise
+from sovit.laws.candidates import Candidate
+from sovit.laws.form import ShapeLaw
+from sovit.laws.law_file import Seen
+from sovit.laws.powers import Floats
+from sovit.laws.recommend_budget import Budget, keeping, limits
+from sovit.laws.table import GFLOP
+
+Axis = Literal["flops", "latency_ms"]
+# Shapes of the front that are nearer to a better one in FLOPs are left out: the law cannot tell them apart. Measured
+# latencies are few, and all stay.
+_FLOPS_STEP: Final = 1.2
+_LATENCY_STEP: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What a shape costs and promises under a budget.
+
+    `compute` is what is left for its training in GFLOPs, forward passes, and `images` how many that pays for, repeats
+    counted. `error` is None where nothing is left, `latency_ms` where it was not measured. `best_share` is the share of
+    the bootstrap's laws to which it is the best of the front, None for shapes that are not on it. `outside` names in
+    what the law was asked beyond its runs: dimensions, and `compute`.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str
+    config: ViTConfig
+    cost: Cost
+    memory_bytes: int
+    latency_ms: float | None
+    compute: float
+    images: float
+    error: Interval | None
+    best_share: float | None
+    outside: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The best shape, which is the last of the front, the front from cheap to good, and known variants beside it.
+
+    `axis` is what the front trades the error against; `candidates` were looked at and `within` of them keep all limits.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    budget: Budget
+    axis: Axis
+    candidates: int
+    within: int
+    front: tuple[Advice, ...]
+    known: tuple[Advice, ...]
+
+    @property
+    def best(self) -> Advice:
+        """The shape with the least predicted error."""
+        return self.front[-1]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why not to trust it, a sentence each."""
+        found = []
+        sizes = [name for name in self.best.outside if name != "compute"]
+        if sizes:
+            found.append(f"the best shape has a {' and '.join(sizes)} that no run had: the law is stretched to it.")
+        if "compute" in self.best.outside:
+            found.append("no run had as much or as little compute as this budget pays for: the law is stretched to it.")
+        return tuple(found)
+
+
+def recommend(
+    law: ShapeLaw, laws: Sequence[ShapeLaw], candidates: Sequence[Candidate], budget: Budget, *, seen: Seen,
+    known: Sequence[Candidate] = (), latency_ms: Mapping[str, float] | None = None,
+) -> Recommendation:  # fmt: skip
+    """The best of the candidates that keep to the budget, by `law`, with intervals and shares from its replicates.
+
+    `latency_ms` are measured ones by name; under a limit of latency, candidates without one are not taken, and it is
+    what the front is against. Raises `ConfigError` where no candidate keeps all limits.
+    """
+    if not candidates or not laws:
+        raise ConfigError("a recommendation needs candidates, and replicates of the law.")
+    latency_ms = latency_ms or {}
+    within_P = keeping(limits(budget, candidates, latency_ms), candidates)
+    within = [one for one, kept in zip(candidates, within_P, strict=True) if kept]
+    error_P = errors(law, within, budget)
+    if budget.max_latency_ms is None:
+        axis: Axis = "flops"
+        along = front(error_P, np.array([one.cost.flops for one in within], np.float64), _FLOPS_STEP)
+    else:
+        axis = "latency_ms"
+        along = front(error_P, np.array([latency_ms[one.name] for one in within]), _LATENCY_STEP)
+    chosen = [within[index] for index in along]
+    error_BP = np.array([errors(one, chosen, budget) for one in laws])
+    best_B = error_BP.argmin(axis=1)
+    share_P = np.bincount(best_B, minlength=len(chosen)) / len(laws)
+
+    def advice(one: Candidate, error: Interval | None, share: float | None) -> Advice:
+        compute = budget.compute(one.cost)
+        stretched = () if seen.compute[0] <= compute <= seen.compute[1] else ("compute",)
+        return Advice(
+            name=one.name, config=one.config, cost=one.cost, memory_bytes=budget.memory(one.cost),
+            latency_ms=latency_ms.get(one.name), compute=compute, images=max(0.0, compute * GFLOP / one.cost.flops),
+            error=error, best_share=share, outside=(*one.outside, *stretched),
+        )  # fmt: skip
+
+    def interval(one: Candidate) -> Interval | None:
+        if budget.compute(one.cost) <= 0:
+            return None
+        said_B = np.array([errors(each, [one], budget)[0] for each in laws])
+        return summarise("error", float(errors(law, [one], budget)[0]), said_B)
+
+    return Recommendation(
+        budget=budget,
+        axis=axis,
+        candidates=len(candidates),
+        within=len(within),
+        front=tuple(
+            advice(one, summarise("error", float(error_P[index]), error_BP[:, place]), float(share_P[place]))
+            for place, (one, index) in enumerate(zip(chosen, along, strict=True))
+        ),
+        known=tuple(advice(one, interval(one), None) for one in known),
+    )
+
+
+def errors(law: ShapeLaw, candidates: Sequence[Candidate], budget: Budget) -> Floats:
+    """The predicted error of each candidate, trained with what the budget leaves for it (more than 0)."""
+    shapes_PK = np.array([[one.config.width, one.config.depth, one.config.mlp_dim] for one in candidates], np.float64)
+    return law.predict(shapes_PK, np.array([budget.compute(one.cost) for one in candidates]))
+
+
+def front(error_P: Floats, cost_P: Floats, step: float = 1.0) -> list[int]:
+    """Which points nothing is better than in both error and cost, by rising cost; the last has the least error.
+
+    With a `step` above 1 those stay of which each is that many times cheaper than the next, from the last one down.
+    """
+    order = np.lexsort((error_P, cost_P))
+    best_before = np.concatenate([[math.inf], np.minimum.accumulate(error_P[order])[:-1]])
+    rising: NDArray[np.intp] = order[error_P[order] < best_before]
+    kept = [int(rising[-1])]
+    for index in rising[-2::-1].tolist():
+        if cost_P[index] * step <= cost_P[kept[-1]]:
+            kept.append(index)
+    return kept[::-1]
