@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 from sovit import __version__
 from sovit.commands.parser import command, in_checkout
@@ -30,6 +34,8 @@ _EXTRA_OF: Final = {
     "psutil": "bench",
     "mlperf_loadgen": "bench",
     "huggingface_hub": "convert",
+    "scipy": "shape",
+    "threadpoolctl": "shape",
 }
 
 
@@ -37,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = build_parser().parse_args(argv)
     try:
-        result: Result | None = arguments.run(arguments)
+        with _ended_in_order():
+            result: Result | None = arguments.run(arguments)
         if result is None:
             return 0
         _print(result, as_json=getattr(arguments, "json", False))
@@ -56,6 +63,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", EXIT_FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted.", EXIT_INTERRUPTED)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM unwinds the block, so that half-written folders go; a command that has more to say to it sets its own."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def build_parser() -> argparse.ArgumentParser:

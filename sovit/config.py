@@ -177,7 +177,5 @@ def _by_number(name: str) -> Shape:
         if not (size.isascii() and size.isdigit() and len(size) <= _DIGITS):
             raise ConfigError(f"shape {name!r}: {field} is {size!r}, it must be a number of 1 to {_DIGITS} digits.")
     if pool and (len(pool) > 1 or pool[0] not in get_args(Pool)):
-        raise ConfigError(
-            f"shape {name!r}: after the four numbers may stand a pooling, {', '.join(get_args(Pool))}, and nothing else."
-        )
+        raise ConfigError(f"shape {name!r}: after the four numbers may stand one pooling, {', '.join(get_args(Pool))}.")
     return Shape(*map(int, sizes))

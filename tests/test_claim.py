@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from sovit.errors import CheckpointMismatch, ConfigError
-from train.claim import claimed
+from sovit.errors import CheckpointMismatch, ConfigError, SoViTError
+from train.claim import Claim, locked
 from train.data.dataset import Dataset, load_dataset
 from train.data.identity import difference, identity
 from train.loop import train
@@ -67,7 +68,8 @@ def test_an_image_that_was_mended_is_no_other_data() -> None:
 
 def test_two_runs_cannot_use_a_folder_at_once(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "sovit", "train", "digits", "--data", "digits", "--out", str(tmp_path)]
-    with claimed(tmp_path, recipe("digits", SMALL), digits(), None, ALONE, restart=False):
+    with locked(tmp_path, ALONE):
+        Claim(tmp_path, recipe("digits", SMALL), digits(), digits("test", 20), None).take(forget=False, damaged=())
         before = (tmp_path / "run.json").read_bytes()
         done = subprocess.run([*words, "--restart"], capture_output=True, text=True, check=False)
         assert done.returncode == 2
@@ -110,13 +112,70 @@ def test_a_damaged_state_gives_way_to_an_older_one(tmp_path: Path, capfd: pytest
     begun(tmp_path / "whole", digits())
     begun(tmp_path / "hurt", digits())
     state = tmp_path / "hurt" / "state"
-    (state / "step-000000004" / ".metadata").write_bytes(b"")
+    tensors = next((state / "step-000000004").glob("*.distcp"))
+    content = bytearray(tensors.read_bytes())
+    content[len(content) // 2] ^= 1
+    tensors.write_bytes(content)
     begun(tmp_path / "hurt", digits())
+    assert (state / "damaged-step-000000004").is_dir()
     wanted = (tmp_path / "whole" / "checkpoint" / "model.safetensors").read_bytes()
     assert (tmp_path / "hurt" / "checkpoint" / "model.safetensors").read_bytes() == wanted
-    for one in state.iterdir():
+    for one in state.glob("step-*"):
         next(one.glob("*.distcp")).write_bytes(b"half")
-    with pytest.raises(CheckpointMismatch, match=r"is damaged .* None before it is whole: --restart begins anew"):
+    with pytest.raises(CheckpointMismatch, match=r"is damaged.* None before it is whole: --restart begins anew"):
         begun(tmp_path / "hurt", digits())
-    assert len(list(state.iterdir())) == 2
+    assert len(list(state.glob("step-*"))) == 2
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_restart_that_is_refused_for_its_branch_forgets_nothing(tmp_path: Path) -> None:
+    begun(tmp_path / "long", digits(), "steps=8")
+    begun(tmp_path / "run", digits())
+    damaged = tmp_path / "long" / "state" / "step-000000002"
+    (damaged / ".metadata").write_bytes(b"")
+    before = sorted(path for path in (tmp_path / "run").rglob("*") if path.is_file())
+    for branch, message in ((damaged, "is damaged"), (damaged.with_name("step-000000008"), "beyond the 4 steps")):
+        with pytest.raises(SoViTError, match=message):
+            train(
+                recipe("digits", SMALL), digits(), digits("test", 20), tmp_path / "run", console=Console(quiet=True),
+                restart=True, branch=branch,
+            )  # fmt: skip
+    assert sorted(path for path in (tmp_path / "run").rglob("*") if path.is_file()) == before
+
+
+def test_a_restart_that_was_killed_can_be_begun_again(tmp_path: Path) -> None:
+    begun(tmp_path, digits())
+    for state in (tmp_path / "state").glob("step-*"):
+        shutil.rmtree(state)
+    (tmp_path / "log.jsonl").unlink()  # as far as it can come before the new run.json is there
+    console = Console(quiet=True)
+    result = train(recipe("digits", SMALL), digits(), digits("test", 20), tmp_path, console=console, restart=True)
+    assert result.steps == 4
+
+
+def test_a_branch_goes_on_when_its_parent_has_gone(tmp_path: Path) -> None:
+    begun(tmp_path / "long", digits())
+    branch = tmp_path / "long" / "state" / "step-000000002"
+    begun(tmp_path / "whole", digits(), "steps=6", branch=branch)
+    begun(tmp_path / "run", digits(), "steps=6", branch=branch)
+    shutil.rmtree(tmp_path / "long")
+    shutil.rmtree(tmp_path / "run" / "state" / "step-000000006")
+    begun(tmp_path / "run", digits(), "steps=6", branch=branch)
+    weights = [(tmp_path / name / "checkpoint" / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"config": null, "data": {}}', '{"config": {}, "data": []}'])
+def test_a_run_json_that_says_nothing_is_told(content: str, tmp_path: Path) -> None:
+    begun(tmp_path, digits())
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"run\.json does not say what runs there"):
+        begun(tmp_path, digits())
+
+
+def test_another_test_set_and_a_checkpoint_as_the_folder_are_refused(tmp_path: Path) -> None:
+    begun(tmp_path, digits())
+    with pytest.raises(ConfigError, match="holds a run with images 20, not 30"):
+        train(recipe("digits", SMALL), digits(), digits("test", 30), tmp_path, console=Console(quiet=True))
+    with pytest.raises(ConfigError, match="checkpoint is a checkpoint, and --out is the folder of a run"):
+        begun(tmp_path / "checkpoint", digits())

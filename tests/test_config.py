@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovit.config import ViTConfig, parse_image_size, parse_variant, variant_config
+from sovit.config import Pool, ViTConfig, by_number, parse_image_size, parse_variant, variant_config
 from sovit.errors import ConfigError
 from sovit.jsonio import from_dict, to_dict
 from sovit.variants import VARIANTS
@@ -14,6 +14,29 @@ def test_a_variant_is_its_shape_and_patch_size() -> None:
     config = variant_config("So400m/14", image_size=(224, 224))
     assert (config.width, config.depth, config.mlp_dim, config.num_heads) == (1152, 27, 4304, 16)
     assert (config.patch_size, config.head_dim, config.num_tokens) == (14, 72, 256)
+
+
+def test_a_variant_by_number() -> None:
+    config = variant_config("128,8,256,4/8", image_size=(32, 32), num_classes=10)
+    assert config == ViTConfig(
+        width=128, depth=8, mlp_dim=256, num_heads=4, patch_size=8, image_size=(32, 32), num_classes=10
+    )
+    assert variant_config("1152,27,4304,16/14") == variant_config("So400m/14")
+    assert variant_config("1152,27,4304,16,gap/14").pool == "gap"
+    with pytest.raises(ConfigError, match="width 128 does not divide into 7 heads"):
+        variant_config("128,8,256,7/8")
+    with pytest.raises(ConfigError, match="depth is 0"):
+        variant_config("128,0,256,8/8")
+
+
+@given(
+    st.tuples(st.integers(1, 64), st.integers(1, 64), st.integers(1, 64), st.integers(1, 9999)),
+    st.sampled_from(["map", "gap", "tok"]),
+)
+def test_the_notation_by_number_there_and_back(sizes: tuple[int, int, int, int], pool: Pool) -> None:
+    heads, per_head, depth, mlp_dim = sizes
+    config = ViTConfig(width=heads * per_head, depth=depth, mlp_dim=mlp_dim, num_heads=heads, patch_size=16, pool=pool)
+    assert variant_config(by_number(config)) == config
 
 
 def test_384_pixels_with_patch_14_are_27_patches_a_side() -> None:
@@ -29,6 +52,14 @@ def test_384_pixels_with_patch_14_are_27_patches_a_side() -> None:
         ("So400m/0", "lacks its patch size"),
         ("So400m/x", "lacks its patch size"),
         ("", "no variant is called ''"),
+        ("1,2,3/8", "'1,2,3' has 3 numbers, it must have four: WIDTH,DEPTH,MLP,HEADS"),
+        ("128,8,256,8", "lacks its patch size, as in 128,8,256,8/14"),
+        ("128,8,25x,8/8", "mlp_dim is '25x', it must be a number"),
+        ("128,,256,8/8", "depth is '', it must be a number"),
+        ("128,8,256,²/8", "num_heads is '²', it must be a number"),
+        ("9999999999,8,256,8/8", "width is '9999999999', it must be a number of 1 to 9 digits"),
+        ("128,8,256,8,max/8", "may stand one pooling, map, gap, tok"),
+        ("128,8,256,8,gap,map/8", "may stand one pooling, map, gap, tok"),
     ],
 )
 def test_a_wrong_variant_is_named(text: str, message: str) -> None:

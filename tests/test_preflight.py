@@ -122,5 +122,5 @@ def test_sigterm_before_the_first_step_ends_with_0(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "stopped between the steps" in done.stdout
+    assert "stopped where no step was being made" in done.stdout
     assert not (tmp_path / "run").exists()

@@ -110,7 +110,8 @@ def test_other_settings_in_the_same_folder_are_refused(whole: Path) -> None:
     assert "holds a run with learning_rate 0.003, not 0.5" in " ".join(done.stderr.split())
 
 
-def test_a_full_disk_stops_with_the_last_state_intact(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_stops_with_the_last_state_intact(workers: int, whole: Path, tmp_path: Path) -> None:
     process = started(tmp_path)
     process.kill()
     process.communicate()
@@ -120,10 +121,10 @@ def test_a_full_disk_stops_with_the_last_state_intact(whole: Path, tmp_path: Pat
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
         "sys.argv = sys.argv[1:]; runpy.run_module('sovit', run_name='__main__')"
     )
-    words = command(tmp_path)
+    words = command(tmp_path, f"workers={workers}")
     done = subprocess.run(
         [sys.executable, "-c", limited, "sovit", *words[3:]], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     said = "".join(done.stderr.split())

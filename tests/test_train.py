@@ -19,11 +19,12 @@ from train.evaluate import ClassResult, evaluate_classifier
 from train.loop import train
 from train.optim.build import build_optimizer
 from train.optim.groups import parameter_groups
-from train.passes import Interrupted, Passes
+from train.passes import Passes
 from train.probing import evaluate_probe
 from train.recipes import RECIPES
 from train.samples import Batch
 from train.settings import recipe
+from train.signals import Interrupted
 from train.step import Learner, TrainingDiverged
 from train.watch import Clock
 from train.world import World

@@ -13,17 +13,23 @@ def kind_of(entry: dict[str, Any]) -> str:
     return entry.get("probe") or ("test" if "top1" in entry else "train")
 
 
+def must_have_tensorboard() -> None:
+    """Raises `MissingDependency` where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency(
+            "tensorboard=true needs TensorBoard: pip install 'sovit[tensorboard]', or leave it out."
+        ) from error
+
+
 class Board:
     """Writes the numbers of log entries as scalars."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Go on after `step`: what is there beyond it no longer counts. Raises `MissingDependency`."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingDependency(
-                "tensorboard=true needs TensorBoard: pip install 'sovit[tensorboard]', or leave it out."
-            ) from error
+        """Go on after `step`: what is there beyond it no longer counts."""
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, entry: dict[str, Any]) -> None:

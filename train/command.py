@@ -20,7 +20,7 @@ def train(arguments: argparse.Namespace) -> Result | None:
         with ending_at_once():
             return _train(arguments)
     except StopNow:
-        said = "stopped between the steps of a run; the same command goes on from there."
+        said = "stopped where no step was being made; the same command goes on from there."
         return Result({"stopped_by_signal": int(signal.SIGTERM)}, said)
 
 

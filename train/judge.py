@@ -11,7 +11,8 @@ from train.config import TrainConfig
 from train.data.dataset import Dataset
 from train.evaluate import Evaluation
 from train.optim.ema import Ema, averaged
-from train.passes import Interrupted, Passes
+from train.passes import Passes
+from train.signals import Interrupted
 from train.step import Learner
 from train.validate import probed, validate
 from train.watch import Log, Screen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,8 @@ from train.samples import Batch
 from train.signals import STOPPING
 from train.world import World
 
+# To be closed: its workers take no notice of the signal by which Python would end them at exit, and be waited for.
+Batches = Generator[Batch, None, None]
 _AHEAD = 4  # batches that each worker has ready
 
 
@@ -25,16 +27,14 @@ class Samples(Protocol):
         ...
 
 
-def train_batches(samples: Samples, *, start: int, batch_size: int, workers: int, world: World) -> Iterator[Batch]:
+def train_batches(samples: Samples, *, start: int, batch_size: int, workers: int, world: World) -> Batches:
     """This process's part of every batch from step `start` on, without end."""
     local = batch_size // world.size
     firsts = itertools.count(start * batch_size + world.rank * local, batch_size)
     return _loaded(samples, (list(range(first, first + local)) for first in firsts), workers, world.device)
 
 
-def test_batches(
-    samples: Samples, *, indices: Sequence[int], batch_size: int, workers: int, world: World
-) -> Iterator[Batch]:
+def test_batches(samples: Samples, *, indices: Sequence[int], batch_size: int, workers: int, world: World) -> Batches:
     """This process's part of the images with these indices, each once, in batches of at most `batch_size`.
 
     All processes get the same number of batches; the last ones begin again at the first images.
@@ -45,7 +45,7 @@ def test_batches(
     return _loaded(samples, parts, workers, world.device)
 
 
-def _loaded(samples: Samples, positions: Any, workers: int, device: torch.device) -> Iterator[Batch]:
+def _loaded(samples: Samples, positions: Any, workers: int, device: torch.device) -> Batches:
     loader: DataLoader[Any] = DataLoader(
         samples,  # type: ignore[arg-type]  # of a Dataset it is only ever asked __getitems__
         batch_sampler=_Lists(positions),
@@ -55,7 +55,11 @@ def _loaded(samples: Samples, positions: Any, workers: int, device: torch.device
         pin_memory=device.type == "cuda",
         worker_init_fn=_quiet_worker,
     )
-    return iter(loader)
+    batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        del batches  # the last to hold it: whatever an error's traceback still refers to, the workers end here
 
 
 class _Lists:

@@ -9,7 +9,8 @@ the last state; killed at any moment, it ends at the same weights as a run that 
 from __future__ import annotations
 
 import math
-import shutil
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,13 +23,13 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from sovit.checkpoint import own_files, write_checkpoint
 from sovit.cores import available_cores
 from sovit.cost import cost
-from sovit.errors import CheckpointMismatch, ConfigError, SoViTError
+from sovit.errors import SoViTError
 from sovit.folder import check_replaceable
 from sovit.peaks import peak_flops
 from sovit.spec import ModelSpec
 from train.board import Board
 from train.build import first_model, spec_of, teacher_of
-from train.claim import check_branch, claimed
+from train.claim import Claim, locked
 from train.config import TrainConfig
 from train.data.dataset import Dataset
 from train.evaluate import Evaluation
@@ -39,12 +40,12 @@ from train.optim.ema import Ema, averaged
 from train.optim.groups import parameter_groups
 from train.optim.mup import BaseShape, rate_factors
 from train.parallel import prepared
-from train.passes import Interrupted
 from train.preflight import check_batch, check_data, unseen_pixels
-from train.samples import TrainSamples, decoded
+from train.resume import branch_wanted, restored
+from train.samples import Batch, TrainSamples, decoded
 from train.schedule import Schedule
-from train.signals import STOPPING, Stopped, noted_signals
-from train.state import State, restore, save, states, step_of
+from train.signals import STOPPING, Interrupted, Stopped, noted_signals
+from train.state import State, save, states
 from train.step import Learner
 from train.watch import Clock, Log, Screen
 from train.world import World, joined
@@ -89,19 +90,22 @@ def train(
     warnings = check_data(config, train_set, test_set)
     with joined(group=config.parallel == "fsdp") as world, noted_signals() as asked:
         check_batch(config, world)
-        if branch is not None:
-            step_of(branch)
-            check_branch(branch, config, train_set)
-            if restart and branch.resolve().is_relative_to(out.resolve()):
-                raise ConfigError(f"{branch} is in the folder that --restart forgets: choose another --out.")
+        begins_at = branch_wanted(out, branch, config, train_set, restart=restart)
         quiet = console if world.is_main else Console(quiet=True)
         again = "the same command, without --restart," if restart else "the same command"
-        begun = _Run(config, train_set, test_set, out, world, quiet, asked, again)
-        for warning in (*warnings, *unseen_pixels(begun.spec)):
+        run = _Run(config, train_set, test_set, out, world, quiet, asked, again)
+        for warning in (*warnings, *unseen_pixels(run.spec)):
             quiet.print(f"warning: {warning}", highlight=False, markup=False)
-        # After everything that can be refused: with restart it deletes.
-        with claimed(out, config, train_set, branch, world, restart=restart):
-            return begun.go(branch)
+        with locked(out, world):
+            claim = Claim(out, config, train_set, test_set, branch)
+            own = {} if restart else states(out / "state")
+            world.on_main(lambda: claim.check(going_on=bool(own)))
+            origin = restored(own, begins_at, run.state, run.steps, world, quiet)
+            # After everything that can be refused: this deletes.
+            world.on_main(lambda: claim.take(forget=restart, damaged=origin.damaged))
+            if origin.done:
+                quiet.print(f"going on after step {origin.done:,}", highlight=False)
+            return run.go(origin.done)
 
 
 class _Run:
@@ -147,9 +151,8 @@ class _Run:
         self.train_set = train_set
         self.bad: dict[int, str] = {}
 
-    def go(self, branch: Path | None) -> TrainResult:
-        """Every step that is left, and what follows the last."""
-        done = self._restored(branch)
+    def go(self, done: int) -> TrainResult:
+        """Every step after those that are done, and what follows the last."""
         log = None
         if self.world.is_main:
             board = Board(self.out / "tensorboard", done) if self.config.tensorboard else None
@@ -178,50 +181,20 @@ class _Run:
             raise self._stopped(self.steps, stop)
         return TrainResult(self.out / "checkpoint", self.steps, last["seconds"], last["loss"], evaluation)
 
-    def _restored(self, branch: Path | None) -> int:
-        """Steps that were done before: of the newest state that is whole, or of the branch, or none.
-
-        A damaged state is dropped where an older one is whole: what it held is computed again, to the same bits.
-        """
-        older = list(states(self.out / "state").items())
-        damaged: list[Path] = []
-        while older:
-            done, path = older.pop()
-            self._check_within(done, path)
-            try:
-                restore(path, self.state, self.world)
-            except CheckpointMismatch as error:
-                if not older:
-                    raise CheckpointMismatch(f"{error} None before it is whole: --restart begins anew.") from error
-                self.console.print(f"warning: {error} Going on from an older one.", highlight=False, markup=False)
-                damaged.append(path)
-            else:
-                break
-        else:
-            if branch is None:
-                return 0
-            done = step_of(branch)
-            self._check_within(done, branch)
-            restore(branch, self.state, self.world)
-        self.world.barrier()
-        if self.world.is_main:
-            for path in damaged:
-                shutil.rmtree(path)
-        self.world.barrier()
-        self.console.print(f"going on after step {done:,}", highlight=False)
-        return done
-
-    def _check_within(self, done: int, path: Path) -> None:
-        if done > self.steps:
-            raise ConfigError(f"{path} is beyond the {self.steps} steps of this run: raise steps.")
-
     def _loop(self, done: int, last: dict[str, Any], log: Log | None, screen: Screen, judge: Judge) -> dict[str, Any]:
         """The steps that are left; returns what the log says of the last one. `last` is that of the last start."""
-        config, world = self.config, self.world
-        known = decoded(self.train_set, self.spec.preprocess) if config.keep_decoded else self.train_set
-        samples = TrainSamples(known, self.spec.preprocess, config)
-        batches = train_batches(samples, start=done, batch_size=config.batch_size, workers=config.workers, world=world)
+        config, samples = self.config, TrainSamples(self._known(done), self.spec.preprocess, self.config)
         judge.make_up_for(done)
+        batches = train_batches(
+            samples, start=done, batch_size=config.batch_size, workers=config.workers, world=self.world
+        )
+        with closing(batches):
+            return self._steps(batches, done, last, log, screen, judge)
+
+    def _steps(
+        self, batches: Iterator[Batch], done: int, last: dict[str, Any], log: Log | None, screen: Screen, judge: Judge
+    ) -> dict[str, Any]:
+        config, world = self.config, self.world
         clock, entry = Clock(), last
         logged = done
         for step in range(done, self.steps):
@@ -255,6 +228,16 @@ class _Run:
             if stop:
                 raise self._stopped(done, stop)
         return entry
+
+    def _known(self, done: int) -> Dataset:
+        """The training images, decoded where the run keeps them so. Raises `Stopped` in all processes."""
+        known = self.train_set
+        if self.config.keep_decoded:
+            with suppress(Interrupted):
+                known = decoded(self.train_set, self.spec.preprocess, lambda: bool(self.asked))
+        if stop := self._signal():
+            raise self._stopped(done, stop)
+        return known
 
     def _signal(self) -> int:
         """The number of a signal that any process was sent, or 0; the same in all."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,9 @@ from train.config import TrainConfig
 from train.data.dataset import Dataset
 from train.loader import test_batches
 from train.samples import TestSamples
+from train.signals import Interrupted
 from train.step import autocast, normalised
 from train.world import World
-
-
-class Interrupted(Exception):
-    """A signal came in the middle of a pass, to any of the processes."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,14 @@ class Passes:
         parts: list[Tensor] = []
         bad: dict[int, str] = {}
         try:
-            for batch in batches:
-                if self.world.sums([float(self.stop())])[0]:
-                    raise Interrupted
-                with nullcontext() if self.exact else autocast(self.config, self.world):
-                    output = self.model(normalised(batch.image_BYXC.to(self.world.device), self.preprocess))
-                parts.append(take(output).cpu())
-                bad |= batch.bad
+            with closing(batches):
+                for batch in batches:
+                    if self.world.sums([float(self.stop())])[0]:
+                        raise Interrupted
+                    with nullcontext() if self.exact else autocast(self.config, self.world):
+                        output = self.model(normalised(batch.image_BYXC.to(self.world.device), self.preprocess))
+                    parts.append(take(output).cpu())
+                    bad |= batch.bad
         finally:
             self.model.train(training)
         found = np.concatenate(self.world.gathered(torch.cat(parts).numpy()))[: len(wanted)]

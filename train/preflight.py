@@ -5,6 +5,7 @@ from __future__ import annotations
 from sovit.decode import DecodeOptions, decode
 from sovit.errors import ConfigError, InvalidImage, UnsupportedImage
 from sovit.spec import ModelSpec
+from train.board import must_have_tensorboard
 from train.config import TrainConfig
 from train.data.checks import check_splits
 from train.data.dataset import Dataset
@@ -16,6 +17,8 @@ def check_data(config: TrainConfig, train_set: Dataset, test_set: Dataset) -> tu
     """Warnings about the data, a sentence each. Raises `ConfigError` where it cannot be learnt from or judged by."""
     if len(train_set) < config.batch_size:
         raise ConfigError(f"{train_set.name} has {len(train_set)} images, less than one batch of {config.batch_size}.")
+    if config.tensorboard:
+        must_have_tensorboard()
     warnings = check_splits(train_set, test_set)
     for dataset in (train_set, test_set):
         _check_usable(dataset)

@@ -5,7 +5,7 @@ What is drawn for a sample depends on the seed, the epoch and its index alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
@@ -23,6 +23,7 @@ from train.config import TrainConfig
 from train.data.dataset import Dataset
 from train.data.order import sample_at
 from train.randomness import generator
+from train.signals import Interrupted
 
 _BAD = (InvalidImage, UnsupportedImage, OSError)
 
@@ -106,10 +107,15 @@ class TestSamples:
         return _batch(images, self.dataset.targets[np.asarray(indices)], bad)
 
 
-def decoded(dataset: Dataset, preprocess: Preprocess) -> Dataset:
-    """The same data set with every image decoded and resized once. One that cannot be used stays as it was."""
+def decoded(dataset: Dataset, preprocess: Preprocess, stop: Callable[[], bool] = lambda: False) -> Dataset:
+    """The same data set with every image decoded and resized once. One that cannot be used stays as it was.
+
+    `stop` is asked before each image. Raises `Interrupted`.
+    """
     images: list[ImageSource] = []
     for index in range(len(dataset)):
+        if stop():
+            raise Interrupted
         source = dataset.images[index]
         try:
             images.append(preprocess(source))

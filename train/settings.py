@@ -35,7 +35,7 @@ _NEEDS: Final[dict[str, tuple[str, Callable[[TrainConfig], bool]]]] = {
 
 
 def recipe(name: str, settings: list[str]) -> TrainConfig:
-    """A recipe by name with `field=value` settings applied. Raises `ConfigError` naming the near match."""
+    """A recipe by name with `field=value` settings applied, the last of a field. `ConfigError`s name the near match."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(RECIPES)}."

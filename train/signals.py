@@ -23,6 +23,10 @@ class Stopped(SoViTError):
         self.exit_code = 0 if number == signal.SIGTERM else 128 + number
 
 
+class Interrupted(Exception):
+    """A signal came in the middle of something that can be begun anew, to any of the processes."""
+
+
 class StopNow(BaseException):
     """SIGTERM where nothing is lost by ending at once. Like KeyboardInterrupt, no error handler may swallow it."""
 

@@ -16,6 +16,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -38,6 +39,7 @@ from train.loader import train_batches
 from train.loop import train
 from train.randomness import generator
 from train.samples import TrainSamples
+from train.signals import Stopped
 from train.world import World
 
 _BATCH: Final = 64
@@ -96,12 +98,13 @@ def _loader(samples: TrainSamples, workers: int) -> float:
     """Images a second once every worker has handed over what it had ready."""
     world = World(0, 1, torch.device("cpu"))
     batches = train_batches(samples, start=0, batch_size=_BATCH, workers=workers, world=world)
-    for _ in range(workers):
-        next(batches)
-    began = time.perf_counter()
-    for _ in range(_BATCHES):
-        next(batches)
-    return _BATCH * _BATCHES / (time.perf_counter() - began)
+    with closing(batches):
+        for _ in range(workers):
+            next(batches)
+        began = time.perf_counter()
+        for _ in range(_BATCHES):
+            next(batches)
+        return _BATCH * _BATCHES / (time.perf_counter() - began)
 
 
 def _bare(samples: TrainSamples, workers: int) -> float:
@@ -172,6 +175,9 @@ def _main() -> None:
 if __name__ == "__main__":
     try:
         _main()
+    except Stopped as stopped:
+        print("stopped: nothing was measured to the end.", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
     except SoViTError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

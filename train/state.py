@@ -10,6 +10,7 @@ import logging
 import re
 import shutil
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +26,14 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 
 from sovit.errors import CheckpointMismatch, ConfigError, SoViTError
 from sovit.folder import sync
+from sovit.jsonio import read_json, write_json
 from train.optim.ema import Ema
 from train.world import World
 
 _STEP: Final = re.compile(r"step-(\d{9})")
 _EMA: Final = "ema"
+_SUMS: Final = "sums.json"
+_BLOCK: Final = 1 << 24
 _LOADER: Final = logging.getLogger()  # torch's loader logs there
 
 
@@ -82,6 +86,7 @@ def save(folder: Path, step: int, state: State, world: World, keep: int) -> None
         rest = f"the last one is intact: {last[0]}" if last else "there is none before it"
         raise StateNotSaved(f"the state at step {step} could not be saved ({errors[0]}); {rest}.")
     if world.is_main:
+        write_json(aside / _SUMS, _sums(aside))
         aside.rename(target)
         sync(folder)
         for old in list(states(folder).values())[:-keep]:
@@ -91,7 +96,10 @@ def save(folder: Path, step: int, state: State, world: World, keep: int) -> None
 
 def restore(path: Path, state: State, world: World) -> None:
     """Read a state into the model, the optimiser and the averages. Raises `CheckpointMismatch`."""
-    tensors, reason = _tensors(state), ""
+    reason = _torn(path) if world.is_main else ""
+    if any(reasons := [one for one in world.gathered(reason) if one]):
+        raise CheckpointMismatch(f"{path} is damaged: {reasons[0]}.")
+    tensors = _tensors(state)
     try:
         with _quietly():
             load_distributed(tensors, storage_reader=FileSystemReader(path), no_dist=world.size == 1)
@@ -104,6 +112,28 @@ def restore(path: Path, state: State, world: World) -> None:
         reason = _reason(error)
     if any(reasons := [one for one in world.gathered(reason) if one]):
         raise CheckpointMismatch(f"{path} is no state of this run, or is damaged ({reasons[0]}).")
+
+
+def _sums(folder: Path) -> dict[str, int]:
+    """A checksum of every file: against a disk that forgets, not against anybody's intent."""
+    found = {}
+    for path in sorted(path for path in folder.iterdir() if path.name != _SUMS):
+        with path.open("rb") as file:
+            total = 0
+            while block := file.read(_BLOCK):
+                total = zlib.crc32(block, total)
+        found[path.name] = total
+    return found
+
+
+def _torn(folder: Path) -> str:
+    """What is wrong with a state's files, or ""."""
+    try:
+        wanted, found = read_json(folder / _SUMS), _sums(folder)
+    except (ConfigError, OSError) as error:
+        return str(error).rstrip(".")
+    odd = sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
+    return f"{odd[0]} is not as it was written" if odd else ""
 
 
 @contextmanager

@@ -7,17 +7,21 @@ Everything that has to be the same in all of them goes through here.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from sovit.errors import SoViTError
+
+_DRAIN_SECONDS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -96,4 +100,16 @@ def joined(*, group: bool = False) -> Iterator[World]:
         yield World(rank, size, device)
     finally:
         if begun:
+            _drain(size)
             dist.destroy_process_group()
+
+
+def _drain(size: int) -> None:
+    """Let gloo's thread let go of its last tensors, which takes the interpreter's lock.
+
+    DDP's own part holds that lock when it is freed and waits for the thread: both would wait for ever (torch 2.13).
+    """
+    if size > 1:
+        with suppress(RuntimeError, ValueError):  # somebody has gone already, or it is another backend
+            dist.monitored_barrier(timeout=timedelta(seconds=_DRAIN_SECONDS))
+    gc.collect()

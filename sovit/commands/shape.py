@@ -73,4 +73,5 @@ def _add_fit(steps: Any) -> None:
     fit.add_argument("--starts", type=int, default=200, help="of the search (default: 200)")
     fit.add_argument("--replicates", type=int, default=1_000, help="of the bootstrap (default: 1,000)")
     fit.add_argument("--seed", type=int, default=0, help="of starts and replicates (default: 0)")
+    fit.add_argument("--report", type=Path, metavar="FILE", help="write a page with plots there, as HTML")
     with_json(fit)

@@ -15,8 +15,6 @@ from sovit.errors import ConfigError
 from sovit.laws.form import DIMENSIONS, ShapeLaw
 from sovit.laws.law_file import Seen, Setting
 
-MARGIN: Final = 1.5  # times beyond the sizes seen, both ways
-MULTIPLE: Final = 8  # of MLP sizes
 KNOWN: Final = ("So400m", "L", "H", "g")
 _STEP: Final = 1.1  # from one size to the next
 _MOST_SIZES: Final = 32  # of a dimension: 32,768 shapes are weighed in two seconds
@@ -33,9 +31,7 @@ class Candidate:
     outside: tuple[str, ...]
 
 
-def candidates(
-    setting: Setting, seen: Seen, law: ShapeLaw, *, margin: float = MARGIN, multiple: int = MULTIPLE
-) -> tuple[Candidate, ...]:
+def candidates(setting: Setting, seen: Seen, law: ShapeLaw, *, margin: float, multiple: int) -> tuple[Candidate, ...]:
     """All combinations of sizes in geometric steps, up to `margin` times beyond those seen.
 
     Widths are multiples of the runs' head_dim, MLP sizes of `multiple`. In a dimension whose best size the law does

@@ -16,13 +16,15 @@ from sovit.laws.fit import fit
 from sovit.laws.holdout import HoldOut, hold_out
 from sovit.laws.law_file import LawFile, seen_in, setting_of, write_law
 from sovit.laws.paper import EXPONENTS
+from sovit.laws.report import write_report
 from sovit.laws.runs import RunTable
 from sovit.laws.table import Points, read_table
 
 
 def fit_table(arguments: argparse.Namespace) -> Result:
     """Fit the law to a table of runs, with intervals and the error of predictions for what was held out."""
-    must_be_writable(arguments.out)
+    for path in (arguments.out, arguments.report):
+        must_be_writable(path)
     points, not_run = read_table(arguments.table)
     rows = list(RunTable(arguments.table, arguments.table.with_suffix("")).rows().values())
     asked: dict[str, Any] = {"method": arguments.method, "starts": arguments.starts, "seed": arguments.seed}
@@ -40,6 +42,8 @@ def fit_table(arguments: argparse.Namespace) -> Result:
         hold_out=held_out, not_held_out=why_not, warnings=warnings,
     )  # fmt: skip
     write_law(arguments.out, law)
+    if arguments.report:
+        write_report(arguments.report, law, points, held_out_told(law))
     data = {name: value for name, value in to_dict(law).items() if name != "laws"} | {"law": str(arguments.out)}
     return Result(data, _told(law, points))
 

@@ -17,9 +17,9 @@ from sovit.laws.powers import LEAST_EXPONENT, MOST_EXPONENT, Floats, PowerSum, S
 
 _STEPS: Final = 400
 _LONGEST_STEP: Final = 0.5
-_STILL: Final = 1e-13
-_NOTHING: Final = 1e-28
-_ROUNDING: Final = 1e-14  # a loss of so little is none, and the last step is the best
+_STILL: Final = 1e-13  # a relative gain below is none
+_ROUNDING: Final = 1e-14  # nor is a relative loss below: near the optimum the step is right and the sum is not
+_NOTHING: Final = 1e-28  # an objective that is rounding
 _STUCK: Final = 1e10
 _DAMPING: Final = 1e-2
 _LEAST_DAMPING: Final = 1e-12

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from sovit.config import ViTConfig
+from sovit.config import ViTConfig, by_number
 from sovit.cost import Cost
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
@@ -28,6 +28,7 @@ Axis = Literal["flops", "latency_ms"]
 # latencies are few, and all stay.
 _FLOPS_STEP: Final = 1.2
 _LATENCY_STEP: Final = 1.0
+_AGREED: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,16 @@ class Recommendation:
         found = []
         sizes = [name for name in self.best.outside if name != "compute"]
         if sizes:
-            found.append(f"the best shape has a {' and '.join(sizes)} that no run had: the law is stretched to it.")
+            found.append(
+                f"no run was as small or as large as the best shape in {', '.join(sizes)}: the law is stretched."
+            )
         if "compute" in self.best.outside:
-            found.append("no run had as much or as little compute as this budget pays for: the law is stretched to it.")
+            found.append("no run had as much or as little compute as this budget pays for: the law is stretched.")
+        if (self.best.best_share or 0) < _AGREED:
+            found.append(
+                f"only {self.best.best_share or 0:.0%} of the bootstrap's laws say that the best shape is the best of "
+                "the front: take the shares for what they are."
+            )
         return tuple(found)
 
 
@@ -93,8 +101,8 @@ def recommend(
 ) -> Recommendation:  # fmt: skip
     """The best of the candidates that keep to the budget, by `law`, with intervals and shares from its replicates.
 
-    `latency_ms` are measured ones by name; under a limit of latency, candidates without one are not taken, and it is
-    what the front is against. Raises `ConfigError` where no candidate keeps all limits.
+    `latency_ms` are measured ones by `by_number`; under a limit of latency, candidates without one are not taken, and
+    it is what the front is against. Raises `ConfigError` where no candidate keeps all limits.
     """
     if not candidates or not laws:
         raise ConfigError("a recommendation needs candidates, and replicates of the law.")
@@ -118,7 +126,8 @@ def recommend(
         stretched = () if seen.compute[0] <= compute <= seen.compute[1] else ("compute",)
         return Advice(
             name=one.name, config=one.config, cost=one.cost, memory_bytes=budget.memory(one.cost),
-            latency_ms=latency_ms.get(one.name), compute=compute, images=max(0.0, compute * GFLOP / one.cost.flops),
+            latency_ms=latency_ms.get(by_number(one.config)), compute=compute,
+            images=max(0.0, compute * GFLOP / one.cost.flops),
             error=error, best_share=share, outside=(*one.outside, *stretched),
         )  # fmt: skip
 

@@ -75,7 +75,7 @@ class Limit(NamedTuple):
     values_P: Floats
 
     @property
-    def kept_P(self) -> NDArray[np.bool_]:
+    def kept(self) -> NDArray[np.bool_]:
         """Which candidates keep it."""
         return np.asarray(self.values_P <= self.most)
 
@@ -100,27 +100,33 @@ def limits(budget: Budget, candidates: Sequence[Candidate], latency_ms: Mapping[
 
 def keeping(limits: Sequence[Limit], candidates: Sequence[Candidate]) -> NDArray[np.bool_]:
     """Which candidates keep all limits. Raises `ConfigError` where none does, with what would let one."""
-    kept_P = np.logical_and.reduce([limit.kept_P for limit in limits])
-    if not kept_P.any():
+    kept = np.logical_and.reduce([limit.kept for limit in limits])
+    if not kept.any():
         raise ConfigError(_nothing_left(limits, candidates))
-    return np.asarray(kept_P)
+    return np.asarray(kept)
 
 
 def _nothing_left(limits: Sequence[Limit], candidates: Sequence[Candidate]) -> str:
     """Which limit excludes the rest, and the nearest value at which it would not."""
-    nobody_keeps = [limit for limit in limits if not limit.kept_P.any()]
+    alone = [limit for limit in limits if not limit.kept.any()]
+    for limit in alone:
+        if np.isnan(limit.values_P).all():
+            return f"none of the {len(candidates):,} shapes looked at was measured, as {option(limit.name)} needs."
+    excluding = alone or [limit for limit in limits if not limit.kept.all()]
     ways = []
-    for limit in nobody_keeps or limits:
-        others = [other.kept_P for other in limits if other is not limit]
-        left_P = np.logical_and.reduce([~np.isnan(limit.values_P), *([] if nobody_keeps else others)])
+    for limit in excluding:
+        others = [other.kept for other in limits if other is not limit and not alone]
+        left_P = np.logical_and.reduce([~np.isnan(limit.values_P), *others])
         if left_P.any():
             nearest = int(np.argmin(np.where(left_P, limit.values_P, np.inf)))
-            ways.append(
-                f"{option(limit.name)} would have to be {limit.values_P[nearest]:.4g} ({candidates[nearest].name})"
-            )
-    named = " and ".join(f"{option(limit.name)} {limit.most:.4g}" for limit in nobody_keeps or limits)
-    together = " together" if not nobody_keeps and len(limits) > 1 else ""
-    said = ", or ".join(ways) if ways else "each can be kept alone: raise two or more of them"
-    if nobody_keeps and len(ways) > 1:
-        said = ", and ".join(ways)
-    return f"none of the {len(candidates):,} shapes looked at keeps {named}{together}: {said}."
+            value = _rounded_up(float(limit.values_P[nearest]))
+            ways.append(f"{option(limit.name)} would have to be {value} ({candidates[nearest].name})")
+    named = " and ".join(f"{option(limit.name)} {limit.most:.4g}" for limit in excluding)
+    said = (", and " if alone else ", or ").join(ways) or "it takes higher values of two or more of them"
+    return f"none of the {len(candidates):,} shapes looked at keeps {named}{'' if alone else ' together'}: {said}."
+
+
+def _rounded_up(value: float) -> str:
+    """Four digits that are enough: the value itself, or a little more."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return f"{math.ceil(value / unit * (1 - 1e-12)) * unit:.4g}"

@@ -58,6 +58,7 @@ def _images(root: Path, folder: str) -> Iterator[str]:
         below = os.path.relpath(where, root)
         for name in files:
             path = os.path.join(where, name)
-            # A pipe or a device would be waited for.
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and os.path.isfile(path):
+            # A pipe or a device would be waited for; a link that leads nowhere is an image that cannot be read.
+            is_image = os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and is_image:
                 yield os.path.join(below, name)

@@ -37,7 +37,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
             return f"{name} {old.get(name)}, not {new[name]}"
     if old.get("labels") != new["labels"]:
         return "other labels of these images"
-    known = old.get("pixels", {})
+    known = old.get("pixels") or {}
     other = next((index for index, found in new["pixels"].items() if known.get(index, found) != found), None)
     return "" if other is None else f"another image {other} of {old.get('name')}"
 

@@ -1,0 +1,186 @@
+"""A recommendation for people: what the law is worth first, then the shape, the front, and what trains it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sovit.commands.result import aligned
+from sovit.config import ViTConfig
+from sovit.laws.bootstrap import Interval
+from sovit.laws.candidates import untold
+from sovit.laws.fit_command import held_out_told
+from sovit.laws.law_file import LawFile
+from sovit.laws.recommend import Advice, Recommendation
+from sovit.laws.recommend_budget import TRAINING
+from sovit.laws.recommend_measure import Latencies
+from sovit.laws.recommend_paper import Scaled
+
+_BATCH: Final = 128  # of the example
+_GIGA: Final = 1e9
+_MEGA: Final = 1e6
+
+
+def told(law: LawFile, found: Recommendation, latencies: Latencies | None) -> Group:
+    """All of it."""
+    warnings = [*law.warnings, *found.warnings, *(latencies.cautions if latencies else ())]
+    return Group(
+        Text(f"{held_out_told(law)}."),
+        *(Text(f"warning: {warning}") for warning in warnings),
+        *(Text(f"note: {note}") for note in _notes(law, found, latencies)),
+        Text(),
+        Text(_compute(found.budget.train_flops)),
+        Text(aligned(f"best shape: {found.best.name}", _facts(found.best, found.budget.batch))),
+        _table("the front, from cheap to good", found.front),
+        _table("known shapes at the same budget", found.known),
+        Text(
+            "* beyond the sizes of the runs. 95 %: the interval of the error. best: to which share of the bootstrap's "
+            "laws the shape is the best of the front."
+        ),
+        Text(),
+        Text(_trained(found.best.config, found.best.images)),
+    )
+
+
+def paper_told(found: Scaled) -> Group:
+    """A shape by the paper's law, with its caveat before it."""
+    width, depth, mlp_dim = found.sizes
+    rows = [
+        ("scaled from", f"{found.anchor} by tau = {found.tau:.3g}"),
+        ("its compute", f"{found.anchor_flops:.3g} FLOPs forward and backward, {found.anchor_words}"),
+        ("before rounding", f"width {width:.1f}, depth {depth:.2f}, mlp_dim {mlp_dim:.1f}"),
+        *_size(found.config, found.cost.flops, found.cost.parameters),
+        ("images", f"{found.images:.4g} seen in training, repeats counted"),
+    ]
+    return Group(
+        Text(
+            "held out: nothing could be. The paper publishes neither coefficients nor points, so no error is predicted."
+        ),
+        Text(f"warning: {found.caveat}"),
+        Text(),
+        Text(_compute(found.train_flops)),
+        Text(aligned(f"shape: {found.name}", rows)),
+        Text(),
+        Text(_trained(found.config, found.images)),
+    )
+
+
+def settings_of(config: ViTConfig, images: float) -> list[str]:
+    """Fields of a recipe that train a shape on so many images, as they are typed after `--set`."""
+    return [
+        f"width={config.width}", f"depth={config.depth}", f"mlp_dim={config.mlp_dim}", f"num_heads={config.num_heads}",
+        f"patch_size={config.patch_size}", f"image_size={'x'.join(map(str, config.image_size))}", f"pool={config.pool}",
+        f"batch_size={_BATCH}", f"steps={max(1, round(images / _BATCH))}",
+    ]  # fmt: skip
+
+
+def _compute(train_flops: float) -> str:
+    forward = train_flops / TRAINING
+    return (
+        f"compute: {train_flops:.4g} FLOPs forward and backward ({TRAINING} times forward), which are {forward:.4g} "
+        f"forward only, {forward / _GIGA:.4g} GFLOPs"
+    )
+
+
+def _trained(config: ViTConfig, images: float) -> str:
+    fields = " ".join(f"--set {field}" for field in settings_of(config, images))
+    return (
+        f"train it, with the recipe and the other settings of the runs (any batch_size: batch_size x steps are the "
+        f"images):\n  sovit train RECIPE --data DATA --out RUN {fields}"
+    )
+
+
+def _notes(law: LawFile, found: Recommendation, latencies: Latencies | None) -> list[str]:
+    notes = [
+        f"the law does not tell the best {name}: no {name} beyond the runs' was looked at." for name in untold(law.law)
+    ]
+    measured = "" if latencies is None else "measured "
+    notes.append(f"{found.within:,} {measured}shapes of {found.candidates:,} that were looked at keep to the budget.")
+    if latencies is None:
+        return notes
+    question, rows = latencies.question, latencies.rows
+    runtimes = ", ".join(dict.fromkeys(row.runtime for row in rows))
+    notes.append(
+        f"latencies are medians of batches of {question.batch} in {question.precision} by {runtimes or 'nothing'}, no "
+        f"head: {len(rows)} shapes measured, {latencies.new} of them now."
+    )
+    if model := latencies.model:
+        notes.append(
+            f"the model that chose what to measure predicts each of {model.shapes} shapes from the others to "
+            f"{model.mean_error:.0%}, at worst {model.max_error:.0%}; what is recommended was measured."
+        )
+    return notes
+
+
+def _facts(one: Advice, batch: int) -> list[tuple[str, str]]:
+    latency = [("latency", f"{one.latency_ms:.4g} ms for a batch of {batch}")] if one.latency_ms is not None else []
+    return [
+        ("error", _with_intervals(one.error)),
+        ("best of the front", f"to {one.best_share or 0:.0%} of the bootstrap's laws"),
+        *_size(one.config, one.cost.flops, one.cost.parameters),
+        ("memory", f"{one.memory_bytes / _MEGA:,.1f} MB of weights and a batch of {batch} in float32"),
+        *latency,
+        ("training", f"{one.compute:.4g} GFLOPs forward, {one.images:.4g} images, repeats counted"),
+        ("beyond the runs", ", ".join(one.outside) or "in nothing"),
+    ]
+
+
+def _size(config: ViTConfig, flops: int, parameters: int) -> list[tuple[str, str]]:
+    return [
+        ("shape", f"width {config.width}, depth {config.depth}, mlp_dim {config.mlp_dim}, {config.num_heads} heads"),
+        ("an image", f"{flops / _GIGA:.4g} GFLOPs forward"),
+        ("parameters", f"{parameters:,}"),
+    ]
+
+
+def _with_intervals(error: Interval | None) -> str:
+    if error is None:
+        return "not told"
+    said = f"{error.value:.4g}"
+    if error.low_80 is not None and error.low_95 is not None:
+        said += (
+            f", 80 % in {error.low_80:.4g} to {error.high_80:.4g}, 95 % in {error.low_95:.4g} to {error.high_95:.4g}"
+        )
+    return said
+
+
+def _table(title: str, rows: Sequence[Advice]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    small = all(one.cost.flops < _GIGA for one in rows)
+    table.add_column("shape", overflow="fold")
+    with_latency = any(one.latency_ms is not None for one in rows)
+    for name in (
+        "MFLOPs" if small else "GFLOPs",
+        "M\nparams",
+        *["ms"] * with_latency,
+        "images",
+        "error",
+        "95 %",
+        "best",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in rows:
+        latency = "" if one.latency_ms is None else f"{one.latency_ms:.3g}"
+        table.add_row(
+            f"{one.name}{'*' if set(one.outside) - {'compute'} else ''}",
+            f"{one.cost.flops / (_MEGA if small else _GIGA):.3g}",
+            f"{one.cost.parameters / _MEGA:.3g}",
+            *[latency] * with_latency,
+            f"{one.images:.2g}",
+            *_error_cells(one.error),
+            "" if one.best_share is None else f"{one.best_share:.0%}",
+        )
+    return table
+
+
+def _error_cells(error: Interval | None) -> tuple[str, str]:
+    if error is None or error.value is None or error.low_95 is None or error.high_95 is None:
+        return "not paid for", ""
+    digits = max(0, 3 - math.floor(math.log10(error.value)) - 1) if error.value > 0 else 3
+    return f"{error.value:.{digits}f}", f"{error.low_95:.{digits}f} to {error.high_95:.{digits}f}"

@@ -1,0 +1,163 @@
+"""A fitted law as one page of HTML: how it fits, what is left over, and what it says of shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from sovit import __version__
+from sovit.laws.curves import Curve, Dot, chart
+from sovit.laws.form import DIMENSIONS
+from sovit.laws.law_file import LawFile
+from sovit.laws.powers import Floats
+from sovit.laws.table import Points
+from sovit.plot.page import page
+
+_LEVELS: Final = 4  # of compute, that curves are drawn for
+_ALONG: Final = 60  # points of a curve
+_TRAIN: Final = 3  # a backward pass costs two forward passes
+
+
+def write_report(path: Path, law: LawFile, points: Points, told: str) -> None:
+    """Write the page. `told` says what the law is worth beyond the points it was fitted to."""
+    figures = [_fitted(law, points), _residuals(law, points), *_by_size(law, points), _front(law)]
+    body = "\n".join([f"<p>{escape(told)}.</p>", _exponents(law), *figures])
+    title = f"The shape law of {law.setting.data}"
+    of = (
+        f"{law.fit.points} points of {law.fit.runs} runs, {' x '.join(map(str, law.setting.image_size))} px, "
+        f"patches of {law.setting.patch_size} px; fitted with sovit {__version__}"
+    )
+    text = page(title=title, heading=title, of=of, flaws=[_sentence(one) for one in law.warnings], body=body)
+    path.write_text(text, encoding="utf-8")
+
+
+def _fitted(law: LawFile, points: Points) -> str:
+    predicted_P = law.law.predict(points.shapes_PK, points.compute_P)
+    ends = [float(min(points.error_P.min(), predicted_P.min())), float(max(points.error_P.max(), predicted_P.max()))]
+    dots = [
+        Dot(x, y, _label(points, index)) for index, (x, y) in enumerate(zip(predicted_P, points.error_P, strict=True))
+    ]
+    return _figure(
+        chart(
+            name="fit", title="Predicted and measured error", x_label="predicted error", y_label="measured error",
+            curves=[Curve("equal", ends, ends)], dots=dots,
+        ),
+        "Every point against what the law says of it. On the line they are equal.",
+    )  # fmt: skip
+
+
+def _residuals(law: LawFile, points: Points) -> str:
+    residual_P = 100 * (points.error_P / law.law.predict(points.shapes_PK, points.compute_P) - 1)
+    dots = [
+        Dot(x, y, _label(points, index)) for index, (x, y) in enumerate(zip(points.compute_P, residual_P, strict=True))
+    ]
+    ends = [float(points.compute_P.min()), float(points.compute_P.max())]
+    return _figure(
+        chart(
+            name="residuals", title="What is left over", x_label="compute, GFLOPs forward", y_label="residual, %",
+            curves=[Curve("none", ends, [0.0, 0.0])], dots=dots, log_y=False,
+        ),
+        "Measured over predicted error, less one. A law of the right form leaves noise and no bow.",
+    )  # fmt: skip
+
+
+def _by_size(law: LawFile, points: Points) -> Sequence[str]:
+    """Curves of equal compute along each dimension, the other two at their largest."""
+    found = []
+    largest_K = points.shapes_PK.max(axis=0)
+    levels = np.geomspace(law.seen.compute[0], law.seen.compute[1], _LEVELS)
+    for k, name in enumerate(DIMENSIONS):
+        low, high = float(points.shapes_PK[:, k].min()), float(points.shapes_PK[:, k].max())
+        sizes = np.geomspace(low, high, _ALONG)
+        shapes_PK = np.tile(largest_K, (_ALONG, 1))
+        shapes_PK[:, k] = sizes
+        curves = [
+            Curve(f"{level:,.3g} GFLOPs", sizes.tolist(), law.law.predict(shapes_PK, level).tolist())
+            for level in levels.tolist()
+        ]
+        others = [axis for axis in range(len(DIMENSIONS)) if axis != k]
+        on_arm = (points.shapes_PK[:, others] == largest_K[others]).all(axis=1)
+        dots = [
+            Dot(points.shapes_PK[index, k], points.error_P[index], _label(points, index))
+            for index in np.flatnonzero(on_arm).tolist()
+        ]
+        plot = chart(
+            name=f"by-{name}", title=f"Error by {name}", x_label=name, y_label="error", curves=curves, dots=dots,
+        )  # fmt: skip
+        found.append(
+            _figure(
+                plot,
+                f"Curves of equal compute along {name}, the other dimensions at their largest; the dots are the points "
+                "there, of any compute. The lowest place of a curve is the best size for its compute.",
+            )
+        )
+    return found
+
+
+def _front(law: LawFile) -> str:
+    """The least error that any shape within the sizes seen has at each compute, with its interval."""
+    compute = np.geomspace(law.seen.compute[0], law.seen.compute[1] * 4, _ALONG)
+    grid_PK = _grid(law)
+    best = _least(law.law.predict(grid_PK[:, None, :], compute))
+    of_all = np.stack([_least(one.predict(grid_PK[:, None, :], compute)) for one in law.laws[:200]])
+    low, high = np.percentile(of_all, (2.5, 97.5), axis=0)
+    return _figure(
+        chart(
+            name="front", title="The least error by compute", x_label="compute, GFLOPs forward", y_label="error",
+            curves=[
+                Curve("the law", compute.tolist(), best.tolist()), Curve("95 %, low", compute.tolist(), low.tolist()),
+                Curve("95 %, high", compute.tolist(), high.tolist()),
+            ], dots=[],
+        ),
+        f"The best shape within the sizes seen, up to four times the compute seen ({law.seen.compute[1]:,.3g} GFLOPs "
+        f"forward, {_TRAIN * law.seen.compute[1]:,.3g} with the backward pass). Beyond it the law is a guess.",
+    )  # fmt: skip
+
+
+def _grid(law: LawFile) -> Floats:
+    axes = [np.geomspace(low, high, 12) for low, high in (law.seen.width, law.seen.depth, law.seen.mlp_dim)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(DIMENSIONS))
+
+
+def _least(error_PT: Floats) -> Floats:
+    return np.asarray(error_PT.min(axis=0))
+
+
+def _exponents(law: LawFile) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(one.name)}</td>"
+        + "".join(
+            f'<td class="number">{"" if value is None else f"{value:.4g}"}</td>'
+            for value in (one.value, one.low_80, one.high_80, one.low_95, one.high_95)
+        )
+        + "</tr>"
+        for one in law.intervals
+    )
+    head = "".join(
+        f'<th scope="col" class="number">{text}</th>' for text in ("value", "80 % from", "to", "95 % from", "to")
+    )
+    return (
+        '<div class="table"><table><caption>The parameters, and the exponents s of the best sizes by compute, with '
+        "intervals of a bootstrap over runs. An empty cell is a value that the points do not tell.</caption>"
+        f'<thead><tr><th scope="col"></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def _figure(plot: str, caption: str) -> str:
+    return f"<figure>{plot}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _label(points: Points, index: int) -> str:
+    width, depth, mlp_dim = points.shapes_PK[index]
+    return (
+        f"width {width:g}, depth {depth:g}, mlp_dim {mlp_dim:g}: error {points.error_P[index]:.4f} at "
+        f"{points.compute_P[index]:,.3g} GFLOPs"
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
