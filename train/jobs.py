@@ -6,6 +6,8 @@ job that is done has left its result; the table is brought up to date from the r
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from rich.console import Console
 from sovit.errors import SoViTError
 from sovit.laws.runs import RunTable
 
+_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
 _LOOK_SECONDS: Final = 0.2
 
 
@@ -41,7 +44,10 @@ def run_here(
                 (table.folder / name).mkdir(parents=True, exist_ok=True)
                 with (table.folder / name / "log").open("ab") as log:
                     running[name] = subprocess.Popen(
-                        [sys.executable, "-m", "sovit", *command(name)], stdout=log, stderr=log
+                        [sys.executable, "-m", "sovit", *command(name)],
+                        stdout=log,
+                        stderr=log,
+                        preexec_fn=_end_with_parent,  # noqa: PLW1509 - there are no threads here
                     )
             for name, process in list(running.items()):
                 if process.poll() is None:
@@ -66,6 +72,13 @@ def run_here(
             f"{len(failed)} of {len(names)} runs failed: {', '.join(failed[:5])}; {table.folder}/RUN/log says why. The "
             "same command tries them again."
         )
+
+
+def _end_with_parent() -> None:
+    """Have this process sent SIGTERM when its parent is killed (Linux): nobody else would end it."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def told(result: dict[str, Any]) -> str:

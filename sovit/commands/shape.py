@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sovit.commands.parser import by_name, command, in_checkout, with_json
+from sovit.commands.shape_recommend import add_recommend
 from sovit.laws.sweep import STAR_RATIO, Design
 
 
@@ -13,7 +14,7 @@ def add_commands(commands: Any) -> None:
     """Declare it."""
     shape = command(commands, "shape", lambda _: None, "the right shape for a budget: sweep, fit, recommend")
     steps = shape.add_subparsers(title="steps", required=True, metavar="STEP")
-    for add in (_add_sweep, _add_run, _add_fit):
+    for add in (_add_sweep, _add_run, _add_fit, add_recommend):
         add(steps)
 
 

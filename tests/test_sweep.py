@@ -1,0 +1,245 @@
+"""Tables of runs: designed, trained once whatever happens, and measured after cooldowns."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from sovit.errors import ConfigError
+from sovit.laws.runs import RunTable
+from sovit.laws.sweep import Run, grid, ladder, run_of, star, with_learning_rates
+from train.sweep import cooldown_starts
+
+ROOT = Path(__file__).parents[1]
+CENTRE = Run(
+    width=32, depth=2, mlp_dim=64, num_heads=2, patch_size=2, image_size=(8, 8), recipe="digits",
+    settings=("warmup_steps=2",), learning_rate=3e-3, batch_size=32, horizons=(10, 20), cooldown=0.2, seed=0,
+)  # fmt: skip
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.floats(0.05, 0.95), st.sampled_from([1, 8, 16]))
+def test_a_ladder_goes_down_in_about_equal_ratios(steps: int, count: int, ratio: float, multiple: int) -> None:
+    largest = steps * multiple
+    if steps <= count:
+        with pytest.raises(ConfigError, match=f"no {count} sizes below {largest}"):
+            ladder(largest, count=count, ratio=ratio, multiple=multiple)
+        return
+    try:
+        sizes = ladder(largest, count=count, ratio=ratio, multiple=multiple)
+    except ConfigError:
+        assert largest * ratio**count < multiple  # so steep that it leaves the ground
+        return
+    assert len(sizes) == count
+    assert list(sizes) == sorted(set(sizes))
+    assert all(0 < size < largest and size % multiple == 0 for size in sizes)
+    assert all(abs(size - largest * ratio ** (count - k)) <= multiple * count for k, size in enumerate(sizes))
+
+
+def test_a_ladder_of_the_papers_steps() -> None:
+    assert ladder(1024, count=3, ratio=0.8, multiple=64) == (512, 640, 832)
+    for ratio in (0.0, 1.0):
+        with pytest.raises(ConfigError, match="the ratio is"):
+            ladder(64, count=2, ratio=ratio, multiple=8)
+
+
+def test_a_star_changes_one_dimension_at_a_time() -> None:
+    runs = star(CENTRE, widths=(16,), depths=(1, 2), mlp_dims=(32, 48), head_dim=16)
+    shapes = [(run.width, run.depth, run.mlp_dim, run.num_heads) for run in runs]
+    assert shapes == [(16, 2, 64, 1), (32, 1, 64, 2), (32, 2, 64, 2), (32, 2, 32, 2), (32, 2, 48, 2)]
+    assert len(star(CENTRE, widths=(16,), depths=(1,), mlp_dims=(32,), head_dim=16, with_centre=True)) == 4
+    with pytest.raises(ConfigError, match="width 20 is no multiple of head_dim 16"):
+        star(CENTRE, widths=(20,), depths=(), mlp_dims=(), head_dim=16)
+
+
+def test_a_grid_has_all_combinations_and_some_get_other_rates() -> None:
+    runs = grid(CENTRE, widths=(16, 32), depths=(1, 2, 3), mlp_dims=(32, 64), head_dim=16)
+    assert len(runs) == len({run.name for run in runs}) == 12
+    more = with_learning_rates(runs, (0.5, 1.0, 2.0), every=5)
+    assert [round(run.learning_rate / 3e-3, 6) for run in more[12:]] == [0.5, 2.0] * 3
+    assert {(run.width, run.depth) for run in more[12:]} <= {(run.width, run.depth) for run in runs}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"horizons": ()}, "the horizons are"),
+        ({"horizons": (20, 10)}, "rising numbers"),
+        ({"cooldown": 1.0}, "the cooldown is 1.0"),
+        ({"num_heads": 5}, "does not divide"),
+    ],
+)
+def test_a_run_that_cannot_be_is_told(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(CENTRE, **change)
+
+
+def test_cooldowns_begin_where_a_trunk_can_save() -> None:
+    assert cooldown_starts(replace(CENTRE, horizons=(500, 1000, 2000))) == (400, 800, 1600)
+    with pytest.raises(ConfigError, match="multiples of one number"):
+        cooldown_starts(replace(CENTRE, horizons=(501, 1003, 2000)))
+
+
+def test_a_table_keeps_what_it_lists(tmp_path: Path) -> None:
+    table = RunTable(tmp_path / "new" / "runs.jsonl", tmp_path / "runs")
+    runs = star(CENTRE, widths=(16,), depths=(1,), mlp_dims=(32,), head_dim=16)
+    assert table.add(runs[:2]) == 2
+    assert table.add(runs) == 1
+    content = table.path.read_bytes()
+    assert table.add(runs) == 0
+    assert table.path.read_bytes() == content
+    assert list(table.runs().values()) == list(runs)
+    row = table.rows()[runs[0].name] | {"depth": 7}
+    with pytest.raises(ConfigError, match="it was edited"):
+        run_of(row, "here")
+    for broken in ("{", "[]", "{}", '"run"'):
+        table.path.write_text(broken + "\n")
+        with pytest.raises(ConfigError, match="line 1 is no run"):
+            table.rows()
+    table.path.unlink()
+    with pytest.raises(ConfigError, match="`sovit shape sweep` writes one"):
+        table.rows()
+
+
+def shape(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sovit", "shape", *words], cwd=ROOT, capture_output=True, text=True, check=False,
+        timeout=240, **more,
+    )  # fmt: skip
+
+
+def designed(folder: Path) -> RunTable:
+    done = shape(
+        "sweep", "--design", "star", "--centre", "32,2,64", "--widths", "16", "--depths", "1", "--mlp-dims", "32",
+        "--head-dim", "16", "--recipe", "digits", "--patch-size", "2", "--image-size", "8", "--batch-size", "32",
+        "--steps", "10,20", "--learning-rate", "0.003", "--set", "warmup_steps=2", "-o", str(folder / "runs.jsonl"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return RunTable(folder / "runs.jsonl", folder / "runs")
+
+
+def points(table: RunTable) -> dict[str, list[dict[str, float]]]:
+    return {name: row["points"] for name, row in table.rows().items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
+    """A sweep that was never stopped."""
+    table = designed(tmp_path_factory.mktemp("whole"))
+    done = shape("run", str(table.path), "--data", "digits", "--jobs", "2", "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"table": str(table.path), "runs": 3, "done": 3, "trained_now": 3}
+    return table
+
+
+def test_a_sweep_is_trained_once_and_measured_at_every_horizon(whole: RunTable) -> None:
+    assert [[point["steps"] for point in found] for found in points(whole).values()] == [[10, 20]] * 3
+    for run, found in zip(whole.runs().values(), points(whole).values(), strict=True):
+        assert [point["images"] for point in found] == [320, 640]
+        assert found[1]["forward_flops"] == 2 * found[0]["forward_flops"] > 640 * run.width * run.mlp_dim
+        assert all(0 < point["error"] < 1 for point in found)
+    before = whole.path.read_bytes()
+    again = shape("run", str(whole.path), "--data", "digits", "--json")
+    assert json.loads(again.stdout)["trained_now"] == 0
+    assert whole.path.read_bytes() == before
+
+
+def test_a_cooldown_off_the_trunk_is_a_run_of_its_own_length(whole: RunTable, tmp_path: Path) -> None:
+    from train.data.dataset import load_dataset
+    from train.loop import train
+    from train.settings import recipe
+
+    name, run = next(iter(whole.runs().items()))
+    settings = [
+        *run.settings, f"width={run.width}", f"depth={run.depth}", f"mlp_dim={run.mlp_dim}",
+        f"num_heads={run.num_heads}", "batch_size=32", "schedule=rsqrt", "cooldown_steps=2", "steps=10", "threads=1",
+    ]  # fmt: skip
+    sets = load_dataset("digits", "train"), load_dataset("digits", "test")
+    result = train(recipe("digits", settings), *sets, tmp_path, console=Console(quiet=True))
+    assert points(whole)[name][0]["error"] == 1 - result.evaluation.top1
+    assert points(whole)[name][0]["loss"] == result.final_loss
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_sweep_that_was_stopped_goes_on_to_the_same_points(number: int, whole: RunTable, tmp_path: Path) -> None:
+    table = designed(tmp_path)
+    words = [sys.executable, "-m", "sovit", "shape", "run", str(table.path), "--data", "digits", "--threads", "1"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    limit = time.monotonic() + 120
+    while not list(table.folder.glob("*/trunk/log.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    if number == signal.SIGTERM:
+        assert process.returncode == 0
+        assert "the same command goes on from there" in out
+    done = shape("run", str(table.path), "--data", "digits", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert points(table) == points(whole)
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    table = designed(tmp_path)
+    first, *others = table.runs()
+    (table.folder / first).mkdir(parents=True)
+    (table.folder / first / "trunk").write_text("in the way")
+    done = shape("run", str(table.path), "--data", "digits", "--threads", "1", "--jobs", "2")
+    assert done.returncode == 1
+    assert f"1 of 3 runs failed: {first}" in " ".join(done.stderr.split())
+    assert [name for name, row in table.rows().items() if "points" in row] == others
+    for words, message in (
+        (("--jobs", "0"), "--jobs is 0"),
+        (("--only", "nothing"), "has no run nothing"),
+    ):
+        done = shape("run", str(table.path), "--data", "digits", *words)
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+def test_ray_trains_the_same_table_and_a_worker_may_be_killed(whole: RunTable, tmp_path: Path) -> None:
+    from train.cluster import LOCAL, run_on_ray
+
+    table = RunTable(tmp_path / "runs.jsonl", tmp_path / "runs")
+    table.add(list(whole.runs().values()))
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        """The worker that holds the lock of a run that has begun."""
+        limit = time.monotonic() + 120
+        while not killed and time.monotonic() < limit:
+            if any(path.stat().st_size for path in table.folder.glob("*/trunk/log.jsonl")):
+                for process in psutil.process_iter():
+                    with suppress(psutil.Error):
+                        if "ray::" in " ".join(process.cmdline()) and any(
+                            file.path.startswith(str(table.folder)) for file in process.open_files()
+                        ):
+                            process.kill()
+                            killed.append(process.pid)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    run_on_ray(
+        table, list(table.runs().values()), "digits", address=LOCAL, threads=1, jobs=1, console=Console(quiet=True)
+    )
+    thread.join()
+    assert killed
+    assert points(table) == points(whole)
