@@ -96,16 +96,19 @@ def train(
         run = _Run(config, train_set, test_set, out, world, quiet, asked, again)
         for warning in (*warnings, *unseen_pixels(run.spec)):
             quiet.print(f"warning: {warning}", highlight=False, markup=False)
-        with locked(out, world):
-            claim = Claim(out, config, train_set, test_set, branch)
-            own = {} if restart else states(out / "state")
-            world.on_main(lambda: claim.check(going_on=bool(own)))
-            origin = restored(own, begins_at, run.state, run.steps, world, quiet)
-            # After everything that can be refused: this deletes.
-            world.on_main(lambda: claim.take(forget=restart, damaged=origin.damaged))
-            if origin.done:
-                quiet.print(f"going on after step {origin.done:,}", highlight=False)
-            return run.go(origin.done)
+        try:
+            with locked(out, world):
+                claim = Claim(out, config, train_set, test_set, branch)
+                own = {} if restart else states(out / "state")
+                world.on_main(lambda: claim.check(going_on=bool(own)))
+                origin = restored(own, begins_at, run.state, run.steps, world, quiet)
+                # After everything that can be refused: this deletes.
+                world.on_main(lambda: claim.take(forget=restart, damaged=origin.damaged))
+                if origin.done:
+                    quiet.print(f"going on after step {origin.done:,}", highlight=False)
+                return run.go(origin.done)
+        finally:
+            del run  # DDP's part of it has to go before the group of processes does
 
 
 class _Run:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from sovit.commands.parser import by_name, command, in_checkout, with_json
 from sovit.commands.shape_recommend import add_recommend
-from sovit.laws.sweep import STAR_RATIO, Design
+from sovit.laws.sweep import MULTIPLE, STAR_RATIO, Design
 
 
 def add_commands(commands: Any) -> None:
@@ -32,7 +32,9 @@ def _add_sweep(steps: Any) -> None:
         sweep.add_argument(f"--{name}", metavar="N,N,...", help="these sizes instead")
     sweep.add_argument("--with-centre", action="store_true", help="train the star's centre too")
     sweep.add_argument("--head-dim", type=int, default=64, help="widths are multiples of it (default: 64)")
-    sweep.add_argument("--multiple", type=int, default=8, help="MLP sizes are multiples of it (default: 8)")
+    sweep.add_argument(
+        "--multiple", type=int, default=MULTIPLE, help="MLP sizes are multiples of it (default: %(default)s)"
+    )
     sweep.add_argument("--recipe", required=True, help="how each is trained, such as cifar10")
     sweep.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
     sweep.add_argument("--patch-size", type=int, required=True, help="pixels")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sovit.commands.parser import by_name, command, with_json
+from sovit.laws.sweep import MARGIN, MULTIPLE
 
 
 def add_recommend(steps: Any) -> None:
@@ -39,9 +40,11 @@ def add_recommend(steps: Any) -> None:
         "--measure", type=int, default=12, metavar="N", help="shapes at most, a few seconds each (default: %(default)s)"
     )
     recommend.add_argument(
-        "--margin", type=float, default=1.5, help="how far beyond the runs' sizes, times (default: %(default)s)"
+        "--margin", type=float, default=MARGIN, help="how far beyond the runs' sizes, times (default: %(default)s)"
     )
-    recommend.add_argument("--multiple", type=int, default=8, help="MLP sizes are multiples of it (default: 8)")
+    recommend.add_argument(
+        "--multiple", type=int, default=MULTIPLE, help="MLP sizes are multiples of it (default: %(default)s)"
+    )
     recommend.add_argument("--anchor", help="of `paper`: x0, So150m or So400m, which is scaled (default: So400m)")
     recommend.add_argument(
         "--anchor-flops", type=float, metavar="F", help="of `paper`: what the anchor's training took, as --train-flops"

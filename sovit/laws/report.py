@@ -10,28 +10,39 @@ from typing import Final
 import numpy as np
 
 from sovit import __version__
+from sovit.laws.candidates import candidates
 from sovit.laws.curves import Curve, Dot, chart
 from sovit.laws.form import DIMENSIONS
 from sovit.laws.law_file import LawFile
 from sovit.laws.powers import Floats
-from sovit.laws.table import Points
+from sovit.laws.recommend import recommend
+from sovit.laws.recommend_budget import Budget
+from sovit.laws.sweep import MARGIN, MULTIPLE
+from sovit.laws.table import GFLOP, Points
 from sovit.plot.page import page
 
 _LEVELS: Final = 4  # of compute, that curves are drawn for
 _ALONG: Final = 60  # points of a curve
+_REPLICATES: Final = 200  # are enough for a band
 _TRAIN: Final = 3  # a backward pass costs two forward passes
 
 
 def write_report(path: Path, law: LawFile, points: Points, told: str) -> None:
     """Write the page. `told` says what the law is worth beyond the points it was fitted to."""
-    figures = [_fitted(law, points), _residuals(law, points), *_by_size(law, points), _front(law)]
+    figures = [
+        _fitted(law, points),
+        _residuals(law, points),
+        *_by_size(law, points),
+        _least_by_compute(law),
+        _front(law),
+    ]
     body = "\n".join([f"<p>{escape(told)}.</p>", _exponents(law), *figures])
     title = f"The shape law of {law.setting.data}"
     of = (
         f"{law.fit.points} points of {law.fit.runs} runs, {' x '.join(map(str, law.setting.image_size))} px, "
         f"patches of {law.setting.patch_size} px; fitted with sovit {__version__}"
     )
-    text = page(title=title, heading=title, of=of, flaws=[_sentence(one) for one in law.warnings], body=body)
+    text = page(title=title, heading=title, of=of, flaws=law.warnings, body=body)
     path.write_text(text, encoding="utf-8")
 
 
@@ -76,7 +87,7 @@ def _by_size(law: LawFile, points: Points) -> Sequence[str]:
         shapes_PK = np.tile(largest_K, (_ALONG, 1))
         shapes_PK[:, k] = sizes
         curves = [
-            Curve(f"{level:,.3g} GFLOPs", sizes.tolist(), law.law.predict(shapes_PK, level).tolist())
+            Curve(_gflops(level), sizes.tolist(), law.law.predict(shapes_PK, level).tolist())
             for level in levels.tolist()
         ]
         others = [axis for axis in range(len(DIMENSIONS)) if axis != k]
@@ -98,23 +109,48 @@ def _by_size(law: LawFile, points: Points) -> Sequence[str]:
     return found
 
 
-def _front(law: LawFile) -> str:
+def _least_by_compute(law: LawFile) -> str:
     """The least error that any shape within the sizes seen has at each compute, with its interval."""
     compute = np.geomspace(law.seen.compute[0], law.seen.compute[1] * 4, _ALONG)
     grid_PK = _grid(law)
     best = _least(law.law.predict(grid_PK[:, None, :], compute))
-    of_all = np.stack([_least(one.predict(grid_PK[:, None, :], compute)) for one in law.laws[:200]])
+    of_all = np.stack([_least(one.predict(grid_PK[:, None, :], compute)) for one in law.laws[:_REPLICATES]])
     low, high = np.percentile(of_all, (2.5, 97.5), axis=0)
     return _figure(
         chart(
-            name="front", title="The least error by compute", x_label="compute, GFLOPs forward", y_label="error",
+            name="least", title="The least error by compute", x_label="compute, GFLOPs forward", y_label="error",
             curves=[
                 Curve("the law", compute.tolist(), best.tolist()), Curve("95 %, low", compute.tolist(), low.tolist()),
                 Curve("95 %, high", compute.tolist(), high.tolist()),
             ], dots=[],
         ),
-        f"The best shape within the sizes seen, up to four times the compute seen ({law.seen.compute[1]:,.3g} GFLOPs "
-        f"forward, {_TRAIN * law.seen.compute[1]:,.3g} with the backward pass). Beyond it the law is a guess.",
+        f"The best shape within the sizes seen, up to four times the compute seen ({_gflops(law.seen.compute[1])} "
+        f"forward, {_gflops(_TRAIN * law.seen.compute[1])} with the backward pass). Beyond it the law is a guess.",
+    )  # fmt: skip
+
+
+def _front(law: LawFile) -> str:
+    """What `sovit shape recommend` says at the largest compute seen, without limits."""
+    around = candidates(law.setting, law.seen, law.law, margin=MARGIN, multiple=MULTIPLE)
+    budget = Budget(train_flops=_TRAIN * law.seen.compute[1] * GFLOP)
+    along = recommend(law.law, law.laws[:_REPLICATES], around, budget, seen=law.seen).front
+    told = [(one.cost.flops / GFLOP, one.error, one) for one in along if one.error is not None]
+    dots = [
+        Dot(flops, error.value or 0.0, f"{one.name}: error {error.value:.4f}, best by {one.best_share or 0:.0%}")
+        for flops, error, one in told
+    ]
+    flops = [one[0] for one in told]
+    curves = [
+        Curve(name, flops, [getattr(error, field) for _, error, _ in told])
+        for name, field in (("the front", "value"), ("95 %, low", "low_95"), ("95 %, high", "high_95"))
+    ]
+    return _figure(
+        chart(
+            name="front", title="The front", x_label="GFLOPs of an image, forward", y_label="error", curves=curves,
+            dots=dots,
+        ),
+        f"Shapes that no cheaper one betters, each trained with {_gflops(law.seen.compute[1])} forward, the largest "
+        f"compute seen ({_gflops(_TRAIN * law.seen.compute[1])} with the backward pass). Larger ones see fewer images.",
     )  # fmt: skip
 
 
@@ -155,9 +191,10 @@ def _label(points: Points, index: int) -> str:
     width, depth, mlp_dim = points.shapes_PK[index]
     return (
         f"width {width:g}, depth {depth:g}, mlp_dim {mlp_dim:g}: error {points.error_P[index]:.4f} at "
-        f"{points.compute_P[index]:,.3g} GFLOPs"
+        f"{_gflops(points.compute_P[index])}"
     )
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _gflops(value: float) -> str:
+    """Three digits and no powers of ten."""
+    return f"{float(f'{value:.3g}'):,.10g} GFLOPs"

@@ -22,6 +22,8 @@ from sovit.errors import ConfigError
 from sovit.jsonio import STRICT, from_dict, to_dict
 
 Design = Literal["star", "grid"]
+MULTIPLE: Final = 8  # of MLP sizes
+MARGIN: Final = 1.5  # how far beyond the sizes of the runs a law is asked, times
 STAR_RATIO: Final = 0.8  # from one size to the next one down: steps of about 20 %, as in the paper's grid
 
 

@@ -1,0 +1,137 @@
+"""`sovit shape fit`, from a table to a law and its page."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sovit.cli import main
+from sovit.laws.law_file import read_law
+from tests.recommend_law import small_law
+
+ARMS = ((32, 48, 64, 96), (2, 3, 4, 6), (64, 88, 128, 176))
+CENTRE = (128, 8, 256)
+
+
+def table(path: Path, *, noise: float = 0.004, **common: Any) -> Path:
+    """A star of 13 runs at four computes each, of a law that is known."""
+    law, rng, rows = small_law(), np.random.default_rng(0), []
+    shapes = [CENTRE] + [(*CENTRE[:k], size, *CENTRE[k + 1 :]) for k, arm in enumerate(ARMS) for size in arm]
+    for number, (width, depth, mlp_dim) in enumerate(shapes):
+        points = []
+        for steps in (500, 1000, 2000, 4000):
+            flops = 32.0 * depth * (4 * width**2 + 2 * width * mlp_dim) * 128 * steps
+            error = float(law.predict((width, depth, mlp_dim), flops / 1e9) * np.exp(rng.normal(0, noise)))
+            points.append({"steps": steps, "images": 128 * steps, "forward_flops": flops, "error": error})
+        row = {
+            "run": f"r{number}", "width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": width // 16,
+            "patch_size": 8, "image_size": [32, 32], "pool": "gap", "classes": 10, "data": "known", "points": points,
+        }  # fmt: skip
+        rows.append(row | common)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def fit(*words: object) -> int:
+    return main(["shape", "fit", *map(str, words), "--starts", "40", "--replicates", "60"])
+
+
+class Tags(HTMLParser):
+    """Counts elements; every one that opens must close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_table_becomes_a_law_with_intervals_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = table(tmp_path / "runs.jsonl")
+    assert fit(runs, "-o", tmp_path / "law.json", "--report", tmp_path / "law.html") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"held out: the \d+ points of most compute, up to [\d.]+ times", told)
+    assert told.index("held out") < told.index("s_width")
+    assert "with the backward pass" in told
+    assert "intervals of 13 runs are too narrow" in told
+    law = read_law(tmp_path / "law.json")
+    assert (law.setting.head_dim, law.setting.pool, law.seen.width) == (16, "gap", (32, 128))
+    assert len(law.laws) == 60
+    shapes, compute = [(64, 8, 256), (128, 3, 256)], [2000.0, 2000.0]
+    np.testing.assert_allclose(law.law.predict(shapes, compute), small_law().predict(shapes, compute), rtol=0.03)
+    text = (tmp_path / "law.html").read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert tags.found.count("svg") == 7
+    assert tags.found.count("circle") > 100
+    assert not re.search(r"(src|href)=|<script|nan|inf\b", text)
+
+
+def test_json_holds_what_is_told_and_not_every_replicate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = table(tmp_path / "runs.jsonl")
+    assert fit(runs, "-o", tmp_path / "law.json", "--json", "--method", "huber") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["fit"]["method"] == "huber"
+    assert said["hold_out"]["mean_error"] < 0.03
+    assert "laws" not in said
+    again = json.loads((tmp_path / "law.json").read_text())
+    assert again["fit"] == said["fit"]
+
+
+def edited(runs: Path, **changes: Any) -> None:
+    rows = [json.loads(line) for line in runs.read_text().splitlines()]
+    rows[3] |= changes
+    runs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"points": [{"forward_flops": 1e12, "error": float("nan")}]}, "Run r3 has an error of nan"),
+        ({"points": [{"forward_flops": -1e12, "error": 0.4}]}, "Run r3 has a compute of -1000"),
+        ({"run": "r2"}, "holds run r2 twice"),
+        ({"data": "other"}, "runs with different data: known, other"),
+        ({"patch_size": 4}, "different patch_size"),
+        ({"width": "wide"}, '"width" must be a number'),
+    ],
+)
+def test_a_table_that_no_law_can_be_fitted_to_is_told(
+    changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = table(tmp_path / "runs.jsonl")
+    edited(runs, **changes)
+    assert fit(runs, "-o", tmp_path / "law.json") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "law.json").exists()
+
+
+def test_too_few_runs_and_one_compute_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = table(tmp_path / "runs.jsonl")
+    rows = runs.read_text().splitlines()
+    (tmp_path / "few.jsonl").write_text("\n".join(rows[:2]) + "\n")
+    assert fit(tmp_path / "few.jsonl", "-o", tmp_path / "law.json") == 2
+    assert "2 runs with points" in capsys.readouterr().err
+    one = [json.loads(row) for row in rows]
+    same = [{**row, "points": [{"forward_flops": 1e12, "error": 0.3 + 0.01 * n}]} for n, row in enumerate(one)]
+    (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in same))
+    assert fit(tmp_path / "one.jsonl", "-o", tmp_path / "law.json") == 2
+    assert "All points have the same compute" in capsys.readouterr().err
+    assert fit(tmp_path / "none.jsonl", "-o", tmp_path / "law.json") == 2
+    assert "does not exist" in capsys.readouterr().err
