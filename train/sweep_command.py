@@ -28,7 +28,7 @@ def _run(arguments: argparse.Namespace) -> Result:
     console = Console(stderr=True)
     if arguments.jobs < 1:
         raise ConfigError(f"--jobs is {arguments.jobs}, it must be at least 1.")
-    table = RunTable(arguments.table, arguments.out or arguments.table.with_suffix(""))
+    table = RunTable.at(arguments.table, arguments.out)
     runs = table.runs()
     if unknown := [name for name in arguments.only or () if name not in runs]:
         raise ConfigError(f"{arguments.table} has no run {', '.join(unknown)}.")

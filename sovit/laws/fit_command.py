@@ -26,7 +26,7 @@ def fit_table(arguments: argparse.Namespace) -> Result:
     for path in (arguments.out, arguments.report):
         must_be_writable(path)
     points, not_run = read_table(arguments.table)
-    rows = list(RunTable(arguments.table, arguments.table.with_suffix("")).rows().values())
+    rows = list(RunTable.at(arguments.table).rows().values())
     asked: dict[str, Any] = {"method": arguments.method, "starts": arguments.starts, "seed": arguments.seed}
     if arguments.delta is not None:
         asked["delta"] = arguments.delta

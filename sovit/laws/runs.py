@@ -25,6 +25,12 @@ class RunTable:
     path: Path
     folder: Path
 
+    @classmethod
+    def at(cls, path: Path, folder: Path | None = None) -> RunTable:
+        """A table, and beside it the folder of its name without the ending, unless another is given."""
+        beside = path.with_suffix("") if path.suffix else path.with_name(path.name + ".runs")
+        return cls(path, folder or beside)
+
     def rows(self) -> dict[str, dict[str, Any]]:
         """Its lines by run. Raises `ConfigError` for lines that are none."""
         if not self.path.is_file():
