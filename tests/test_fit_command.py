@@ -135,3 +135,21 @@ def test_too_few_runs_and_one_compute_are_told(tmp_path: Path, capsys: pytest.Ca
     assert "All points have the same compute" in capsys.readouterr().err
     assert fit(tmp_path / "none.jsonl", "-o", tmp_path / "law.json") == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_other_learning_rates_are_a_check_and_no_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = table(tmp_path / "runs.jsonl", learning_rate=0.001)
+    assert fit(runs, "-o", tmp_path / "plain.json") == 0
+    capsys.readouterr()
+    rows = [json.loads(line) for line in runs.read_text().splitlines()]
+    for factor, change in ((0.5, 0.96), (2.0, 1.3)):
+        points = [{**point, "error": point["error"] * change} for point in rows[0]["points"]]
+        rows.append({**rows[0], "run": f"at {factor}", "learning_rate": 0.001 * factor, "points": points})
+    runs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert fit(runs, "-o", tmp_path / "law.json", "--report", tmp_path / "law.html") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the error of 1 shapes changes at 0.5 times the rate -4.0% to -4.0%, at 2 times the rate +30.0%" in told
+    assert "is better by 4.0% at 0.5 times the learning rate" in told
+    law = read_law(tmp_path / "law.json")
+    assert law.fit == read_law(tmp_path / "plain.json").fit
+    assert "these runs are not fitted" in (tmp_path / "law.html").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import numpy as np
 from rich.console import Group
 from rich.table import Table
 
@@ -16,6 +17,9 @@ from sovit.laws.fit import fit
 from sovit.laws.holdout import HoldOut, hold_out
 from sovit.laws.law_file import LawFile, seen_in, setting_of, write_law
 from sovit.laws.paper import EXPONENTS
+from sovit.laws.rates import doubts as rate_doubts
+from sovit.laws.rates import other_rates
+from sovit.laws.rates import told as rates_told
 from sovit.laws.report import write_report
 from sovit.laws.runs import RunTable
 from sovit.laws.table import Points, read_table
@@ -27,6 +31,10 @@ def fit_table(arguments: argparse.Namespace) -> Result:
         must_be_writable(path)
     points, not_run = read_table(arguments.table)
     rows = list(RunTable.at(arguments.table).rows().values())
+    others = other_rates(rows)
+    if others:
+        left_out = {one.run for one in others}
+        points = points.subset(np.array([points.runs[run] not in left_out for run in points.run_P.tolist()]))
     asked: dict[str, Any] = {"method": arguments.method, "starts": arguments.starts, "seed": arguments.seed}
     if arguments.delta is not None:
         asked["delta"] = arguments.delta
@@ -34,16 +42,17 @@ def fit_table(arguments: argparse.Namespace) -> Result:
     found = fit(points, **asked)
     held_out, why_not = _held_out(points, asked)
     replicates = bootstrap(points, found, replicates=arguments.replicates, seed=arguments.seed)
-    warnings = (*found.warnings, *replicates.warnings)
+    warnings = (*found.warnings, *replicates.warnings, *rate_doubts(others))
     if not_run:
         warnings = (*warnings, f"{not_run} runs of the table have no points yet: they took no part.")
     law = LawFile(
         setting=setting, seen=seen_in(points), fit=found, laws=replicates.laws, intervals=replicates.intervals,
-        hold_out=held_out, not_held_out=why_not, warnings=warnings,
+        hold_out=held_out, not_held_out=why_not, other_rates=others, warnings=warnings,
     )  # fmt: skip
     write_law(arguments.out, law)
     if arguments.report:
-        write_report(arguments.report, law, points, held_out_told(law))
+        told = [held_out_told(law), *([rates_told(others)] if others else [])]
+        write_report(arguments.report, law, points, told)
     data = {name: value for name, value in to_dict(law).items() if name != "laws"} | {"law": str(arguments.out)}
     return Result(data, _told(law, points))
 
@@ -62,6 +71,7 @@ def _told(law: LawFile, points: Points) -> Group:
         f"compute: {points.compute_P.min():.3g} to {points.compute_P.max():.3g} GFLOPs forward, the paper's t; with "
         f"the backward pass {3 * points.compute_P.min():.3g} to {3 * points.compute_P.max():.3g}",
         held_out_told(law),
+        *([rates_told(law.other_rates)] if law.other_rates else []),
         f"objective {convergence.objective!r}; {convergence.reached} of {convergence.starts} starts reached it, "
         f"gradient {convergence.gradient_norm:.1e}, condition number {convergence.condition:.1e}",
     ]

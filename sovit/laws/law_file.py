@@ -16,6 +16,7 @@ from sovit.laws.bootstrap import Interval
 from sovit.laws.fit import Fit
 from sovit.laws.form import DIMENSIONS, ShapeLaw
 from sovit.laws.holdout import HoldOut
+from sovit.laws.rates import OtherRate
 from sovit.laws.table import Points
 
 _SCHEMA_VERSION: Final = 1
@@ -63,6 +64,7 @@ class LawFile:
     intervals: tuple[Interval, ...]
     hold_out: HoldOut | None
     not_held_out: str
+    other_rates: tuple[OtherRate, ...] = ()
     warnings: tuple[str, ...]
 
     @property

@@ -27,8 +27,8 @@ _REPLICATES: Final = 200  # are enough for a band
 _TRAIN: Final = 3  # a backward pass costs two forward passes
 
 
-def write_report(path: Path, law: LawFile, points: Points, told: str) -> None:
-    """Write the page. `told` says what the law is worth beyond the points it was fitted to."""
+def write_report(path: Path, law: LawFile, points: Points, told: Sequence[str]) -> None:
+    """Write the page. `told` are sentences about what the law is worth beyond the points it was fitted to."""
     figures = [
         _fitted(law, points),
         _residuals(law, points),
@@ -36,7 +36,7 @@ def write_report(path: Path, law: LawFile, points: Points, told: str) -> None:
         _least_by_compute(law),
         _front(law),
     ]
-    body = "\n".join([f"<p>{escape(told)}.</p>", _exponents(law), *figures])
+    body = "\n".join([*(f"<p>{escape(one)}.</p>" for one in told), _exponents(law), *figures])
     title = f"The shape law of {law.setting.data}"
     of = (
         f"{law.fit.points} points of {law.fit.runs} runs, {' x '.join(map(str, law.setting.image_size))} px, "
