@@ -15,7 +15,7 @@ from sovit.laws.law_file import LawFile, Seen, Setting
 from sovit.laws.solve import Convergence
 
 SETTING = Setting(patch_size=8, image_size=(32, 32), pool="gap", classes=10, data="cifar10", head_dim=16)
-SEEN = Seen(width=(32, 128), depth=(2, 8), mlp_dim=(64, 256), compute=(300, 9000), error=(0.2, 0.6))
+SEEN = Seen(width=(32, 128), depth=(2, 8), mlp_dim=(64, 256), compute=(300, 9000), error=(0.2, 0.6), images=1e12)
 FORWARD = 5e12  # FLOPs in the middle of what was seen
 TRAIN = 3 * FORWARD
 

@@ -109,6 +109,8 @@ def edited(runs: Path, **changes: Any) -> None:
         ({"run": "r2"}, "holds run r2 twice"),
         ({"data": "other"}, "runs with different data: known, other"),
         ({"patch_size": 4}, "different patch_size"),
+        ({"batch_size": 4}, "different batch_size"),
+        ({"num_heads": None}, "lacks width and num_heads"),
         ({"width": "wide"}, '"width" must be a number'),
     ],
 )
@@ -120,6 +122,53 @@ def test_a_table_that_no_law_can_be_fitted_to_is_told(
     assert fit(runs, "-o", tmp_path / "law.json") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "law.json").exists()
+
+
+def test_a_tie_by_chance_is_no_copy_and_a_blank_line_no_run(tmp_path: Path) -> None:
+    runs = table(tmp_path / "runs.jsonl")
+    rows = [json.loads(line) for line in runs.read_text().splitlines()]
+    again = [{**point, "error": point["error"] * (1 + 0.01 * n)} for n, point in enumerate(rows[0]["points"])]
+    rows.append({**rows[0], "run": "another seed", "seed": 1, "points": again})
+    runs.write_text("\n\n".join(json.dumps(row) for row in rows) + "\n")
+    assert fit(runs, "-o", tmp_path / "law.json") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "RUNS"], "must be different files"),
+        (["-o", "LAW", "--report", "LAW"], "must be different files"),
+        (["-o", "LAW", "--starts", "0"], "--starts is 0"),
+        (["-o", "LAW", "--replicates", "999999999"], "--replicates is 999999999"),
+        (["-o", "LAW", "--seed", "-1"], "--seed is -1"),
+        (["-o", "LAW", "--delta", "0.1"], "--delta is the Huber loss's"),
+        (["-o", "FOLDER"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_first(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = table(tmp_path / "runs.jsonl")
+    before = runs.read_bytes()
+    places = {"RUNS": runs, "LAW": tmp_path / "law.json", "FOLDER": tmp_path}
+    assert main(["shape", "fit", str(runs), *(str(places.get(word, word)) for word in words)]) == 2
+    assert message in capsys.readouterr().err
+    assert runs.read_bytes() == before
+
+
+@pytest.mark.parametrize("rate", ["fast", [], 0, float("nan")])
+def test_a_learning_rate_that_is_none_is_told(rate: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = table(tmp_path / "runs.jsonl", learning_rate=0.001)
+    edited(runs, learning_rate=rate)
+    assert fit(runs, "-o", tmp_path / "law.json") == 2
+    assert "run r3 has a learning_rate of" in capsys.readouterr().err
+
+
+def test_another_rate_is_no_point_even_where_nothing_stands_beside_it(tmp_path: Path) -> None:
+    runs = table(tmp_path / "runs.jsonl", learning_rate=0.001)
+    edited(runs, learning_rate=0.0005)  # as the run at the design's own rate would be missing
+    assert fit(runs, "-o", tmp_path / "law.json") == 0
+    assert read_law(tmp_path / "law.json").fit.runs == 12
 
 
 def test_too_few_runs_and_one_compute_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ def test_no_size_is_zero(tmp_path: Path, field: str) -> None:
 def test_duplicates(tmp_path: Path) -> None:
     assert refused(tmp_path, [*GOOD, GOOD[1]]) == "TABLE holds run b twice: every run has one line."
     copied = refused(tmp_path, [*GOOD, GOOD[1] | {"run": "d"}])
-    assert copied.startswith("Runs b and d have a point of the same shape, compute and error, so one is a copy")
+    assert copied.startswith("Runs b and d have the same shape, compute and error in all points, so one is a copy")
     twice = refused(tmp_path, [*GOOD, run("d", 64, (1, 0.51), (1, 0.41))])
     assert twice == "Run d has two points of the same compute: keep one of them."
     # The same shape again, with other luck, is what tells the noise.

@@ -76,6 +76,17 @@ def test_features_change_alike_in_all_shapes_and_did_not_before() -> None:
     assert spread["plain"] > 2 * spread["mup"]
 
 
+@pytest.mark.parametrize(("width", "mlp_dim"), [(128, 64), (32, 256), (256, 64)])
+def test_the_first_activations_do_not_depend_on_the_shape(width: int, mlp_dim: int) -> None:
+    shape = [f"width={width}", "depth=2", f"mlp_dim={mlp_dim}", f"num_heads={width // 16}"]
+    config = recipe("digits", [*shape, BASE])
+    sizes = {}
+    for name, vit in (("base", made(32, 2, BASE)[0]), ("other", first_model(config, spec_of(config, CLASSES)))):
+        first, second = vit.blocks[0].mlp.fc1.weight, vit.blocks[0].mlp.fc2.weight  # type: ignore[union-attr]
+        sizes[name] = [float(weight.detach().var() * weight.shape[1]) for weight in (first, second)]  # type: ignore[operator,index]
+    assert sizes["other"] == pytest.approx(sizes["base"], rel=0.1)
+
+
 @pytest.mark.parametrize("settings", [["optimizer=sgd"], ["mup_depth=0,2,64"], ["init=folder"]])
 def test_it_is_for_new_models_and_adam(settings: list[str]) -> None:
     with pytest.raises(ConfigError, match="mup_depth is three sizes"):

@@ -91,7 +91,7 @@ def test_json_holds_all_of_it(capsys: pytest.CaptureFixture[str], law: Path) -> 
     assert data["compute"] == {"train_flops": TRAIN, "forward_flops": TRAIN / 3}
     assert data["warnings"] == ["intervals of 17 runs are too narrow."]
     assert data["latencies"] is None
-    fields = ("budget", "axis", "candidates", "within", "front", "known")
+    fields = ("budget", "axis", "candidates", "within", "front", "elsewhere", "known")
     found = from_dict(Recommendation, {name: data[name] for name in fields}, "x")
     assert data["best"] == data["front"][-1]
     assert found.best.error is not None

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from sovit.cli import main
 from sovit.errors import ConfigError
 from sovit.laws.runs import RunTable
 from sovit.laws.sweep import Run, grid, ladder, run_of, star, with_learning_rates
-from train.sweep import cooldown_starts
 
 ROOT = Path(__file__).parents[1]
 CENTRE = Run(
@@ -80,6 +80,11 @@ def test_a_grid_has_all_combinations_and_some_get_other_rates() -> None:
         ({"horizons": (20, 10)}, "rising numbers"),
         ({"cooldown": 1.0}, "the cooldown is 1.0"),
         ({"num_heads": 5}, "does not divide"),
+        ({"learning_rate": float("nan")}, "the learning rate is nan"),
+        ({"learning_rate": -1.0}, "the learning rate is -1.0"),
+        ({"batch_size": 0}, "batch size 0 and seed 0"),
+        ({"seed": -1}, "batch size 32 and seed -1"),
+        ({"settings": ("width=8",)}, "--set width=8 is what the sweep itself says"),
     ],
 )
 def test_a_run_that_cannot_be_is_told(change: dict[str, Any], message: str) -> None:
@@ -88,9 +93,9 @@ def test_a_run_that_cannot_be_is_told(change: dict[str, Any], message: str) -> N
 
 
 def test_cooldowns_begin_where_a_trunk_can_save() -> None:
-    assert cooldown_starts(replace(CENTRE, horizons=(500, 1000, 2000))) == (400, 800, 1600)
+    assert replace(CENTRE, horizons=(500, 1000, 2000)).starts == (400, 800, 1600)
     with pytest.raises(ConfigError, match="multiples of one number"):
-        cooldown_starts(replace(CENTRE, horizons=(501, 1003, 2000)))
+        replace(CENTRE, horizons=(501, 1003, 2000))
 
 
 def test_a_table_keeps_what_it_lists(tmp_path: Path) -> None:
@@ -112,8 +117,47 @@ def test_a_table_keeps_what_it_lists(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="line 1 is no run"):
             table.rows()
     table.path.unlink()
-    with pytest.raises(ConfigError, match="`sovit shape sweep` writes one"):
+    with pytest.raises(ConfigError, match="`sovit shape sweep` writes a table"):
         table.rows()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sizes", "0"], "both must be at least 1"),
+        (["--multiple", "0"], "both must be at least 1"),
+        (["--other-rates", "0.5,2", "--every", "0"], "it must be 1 or more"),
+        (["--seeds", ","], "the design has no runs"),
+        (["--steps", "501,777"], "multiples of one number"),
+        (["--centre", "64,4"], "WIDTH,DEPTH,MLP"),
+        (["--widths", "a,b"], "must be numbers"),
+    ],
+)
+def test_a_design_that_cannot_be_is_wrong_usage(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = {
+        "--design": "star", "--centre": "64,8,128", "--sizes": "2", "--head-dim": "16", "--recipe": "digits",
+        "--patch-size": "2", "--image-size": "8", "--batch-size": "32", "--steps": "10,20",
+        "--learning-rate": "0.003",
+    }  # fmt: skip
+    given = plain | dict(zip(words[::2], words[1::2], strict=True))
+    line = [word for pair in given.items() for word in pair]
+    assert main(["shape", "sweep", *line, "-o", str(tmp_path / "runs.jsonl")]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "runs.jsonl").exists()
+
+
+def test_a_table_that_cannot_be_trained_is_refused_before_any_run(tmp_path: Path) -> None:
+    for change, message in (
+        ({"recipe": "nonsense"}, "no recipe is called 'nonsense'"),
+        ({"settings": ("foo=1",)}, "no field is called 'foo'"),
+        ({"settings": ("warmup_steps=9",)}, "warms up for 9 steps and first cools down at 8"),
+    ):
+        table = RunTable.at(tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl")
+        table.add([replace(CENTRE, **change)])
+        done = shape("run", str(table.path), "--data", "digits")
+        assert (done.returncode, message in " ".join(done.stderr.split())) == (2, True), done.stderr
 
 
 def shape(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from sovit.model import ViT
 from sovit.preprocess import Preprocess
 from sovit.spec import ModelSpec
 from train.config import UNSET_CHECKPOINT, TrainConfig
-from train.optim.mup import BaseShape, scale_branches
+from train.optim.mup import BaseShape, scale_weights
 from train.randomness import key
 
 
@@ -44,7 +44,7 @@ def first_model(config: TrainConfig, spec: ModelSpec) -> ViT:
         own = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
         model.load_state_dict(own, strict=False)
     if config.mup_depth:
-        scale_branches(model, BaseShape(*config.mup_depth))
+        scale_weights(model, BaseShape(*config.mup_depth))
     assert model.head is not None
     nn.init.constant_(model.head.bias, config.head_bias)
     return model

@@ -21,7 +21,7 @@ from sovit.cost import cost
 from sovit.errors import ConfigError
 from sovit.jsonio import write_json
 from sovit.laws.runs import RESULT
-from sovit.laws.sweep import Run
+from sovit.laws.sweep import MOST_SAVES, Run
 from train.build import spec_of
 from train.config import TrainConfig
 from train.data.dataset import Dataset
@@ -29,7 +29,6 @@ from train.loop import train
 from train.samples import decoded
 from train.settings import recipe
 
-_MOST_SAVES: Final = 64  # of a trunk
 _LOOKED_AT: Final = 64  # test images that a trunk is evaluated on: it is no result
 
 
@@ -46,8 +45,8 @@ def carry_out(run: Run, sets: Sets, folder: Path, *, threads: int, console: Cons
 
     Raises what training raises.
     """
-    starts = cooldown_starts(run)
-    trunk = _config(run, starts[-1], threads, save_every=math.gcd(*starts), keep_states=_MOST_SAVES + 1)
+    starts = run.starts
+    trunk = _config(run, starts[-1], threads, save_every=math.gcd(*starts), keep_states=MOST_SAVES + 1)
     spec = spec_of(trunk, sets.train_set.classes)
     flops = float(cost(spec.model).flops)
     # Decoded once for all parts of a run, where the recipe keeps its images.
@@ -77,29 +76,31 @@ def carry_out(run: Run, sets: Sets, folder: Path, *, threads: int, console: Cons
     return found
 
 
-def cooldown_starts(run: Run) -> tuple[int, ...]:
-    """The step of the trunk at which each cooldown begins.
-
-    Raises `ConfigError` for horizons whose starts have no common interval that a trunk could save its states at.
-    """
-    starts = tuple(steps - round(run.cooldown * steps) for steps in run.horizons)
-    if starts[0] < 1 or starts[-1] // math.gcd(*starts) > _MOST_SAVES:
+def check(run: Run, sets: Sets) -> None:
+    """Raises `ConfigError` for a run that the recipe or the data do not allow, before any is trained."""
+    config = _config(run, run.horizons[0], 1)
+    spec_of(config, sets.train_set.classes)
+    warmup = _warmup(run)
+    if warmup > run.starts[0]:
         raise ConfigError(
-            f"cooldowns of {run.cooldown:g} to {', '.join(map(str, run.horizons))} steps begin at "
-            f"{', '.join(map(str, starts))}: choose horizons such as 500, 1000, 2000, so that these are multiples of "
-            "one number."
+            f"run {run.name} warms up for {warmup} steps and first cools down at {run.starts[0]}: shorten it."
         )
-    return starts
+
+
+def _warmup(run: Run) -> int:
+    """Steps, the same for the trunk and all that branches off: a fraction is of the shortest."""
+    return recipe(run.recipe, [*run.settings, f"steps={run.horizons[0]}"]).warmup(run.horizons[0])
 
 
 def _config(run: Run, steps: int, threads: int, **more: object) -> TrainConfig:
     shape = {name: getattr(run, name) for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size")}
+    settings = [one for one in run.settings if not one.startswith("warmup_")]
     own = {
-        **shape, "image_size": "x".join(map(str, run.image_size)), "learning_rate": run.learning_rate,
-        "batch_size": run.batch_size, "seed": run.seed, "steps": steps, "epochs": 0, "schedule": "rsqrt",
-        "eval_every": 0, "threads": threads, "log_every": 50, **more,
+        **shape, "warmup_steps": _warmup(run), "image_size": "x".join(map(str, run.image_size)),
+        "learning_rate": run.learning_rate, "batch_size": run.batch_size, "seed": run.seed, "steps": steps, "epochs": 0,
+        "schedule": "rsqrt", "eval_every": 0, "threads": threads, "log_every": 50, **more,
     }  # fmt: skip
-    return recipe(run.recipe, [*run.settings, *(f"{name}={value}" for name, value in own.items())])
+    return recipe(run.recipe, [*settings, *(f"{name}={value}" for name, value in own.items())])
 
 
 def _first(dataset: Dataset, count: int) -> Dataset:

@@ -25,9 +25,14 @@ def run(arguments: argparse.Namespace) -> Result:
 def _run(arguments: argparse.Namespace) -> Result:
     from rich.console import Console
 
+    from train.data.dataset import load_dataset
+    from train.sweep import Sets, carry_out, check
+
     console = Console(stderr=True)
     if arguments.jobs < 1:
         raise ConfigError(f"--jobs is {arguments.jobs}, it must be at least 1.")
+    if arguments.threads is not None and arguments.threads < 1:
+        raise ConfigError(f"--threads is {arguments.threads}, it must be at least 1.")
     table = RunTable.at(arguments.table, arguments.out)
     runs = table.runs()
     if unknown := [name for name in arguments.only or () if name not in runs]:
@@ -35,6 +40,10 @@ def _run(arguments: argparse.Namespace) -> Result:
     rows = table.collect()
     left = [name for name in arguments.only or runs if "points" not in rows[name]]
     threads = arguments.threads or max(1, available_cores() // arguments.jobs)
+    if left:
+        sets = Sets(load_dataset(arguments.data, "train"), load_dataset(arguments.data, "test"))
+        for name in left:
+            check(runs[name], sets)
     if left and arguments.ray:
         from train.cluster import run_on_ray
 
@@ -43,10 +52,6 @@ def _run(arguments: argparse.Namespace) -> Result:
             else arguments.data, address=arguments.ray, threads=threads, jobs=arguments.jobs, console=console,
         )  # fmt: skip
     elif len(left) == 1 and arguments.only:
-        from train.data.dataset import load_dataset
-        from train.sweep import Sets, carry_out
-
-        sets = Sets(load_dataset(arguments.data, "train"), load_dataset(arguments.data, "test"))
         carry_out(runs[left[0]], sets, table.folder / left[0], threads=threads, console=console)
     elif left:
         from train.jobs import run_here

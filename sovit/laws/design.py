@@ -19,7 +19,7 @@ import numpy as np
 
 from sovit.errors import ConfigError
 from sovit.laws.form import DIMENSIONS, ShapeLaw, Term
-from sovit.laws.powers import LEAST_EXPONENT, Floats, PowerSum
+from sovit.laws.powers import LEAST_EXPONENT, MOST_EXPONENT, Floats, PowerSum
 from sovit.laws.table import Points
 
 NEEDED_SIZES: Final = 3
@@ -112,8 +112,8 @@ class Design:
             a=a,
             beta=float(coefs_J[len(self.kept) + j] * per_compute * self.size_K[k] ** -b),
             b=b,
-            # On its least bound a power is a constant, and there is no optimum.
-            identified=k in self.free and min(a, b) > LEAST_EXPONENT,
+            # On its least bound a power is a constant, on its largest a wall: the points tell neither.
+            identified=k in self.free and LEAST_EXPONENT < min(a, b) <= max(a, b) < MOST_EXPONENT,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Group
@@ -24,16 +24,16 @@ from sovit.laws.report import write_report
 from sovit.laws.runs import RunTable
 from sovit.laws.table import Points, read_table
 
+_MOST: Final = 100_000
+
 
 def fit_table(arguments: argparse.Namespace) -> Result:
     """Fit the law to a table of runs, with intervals and the error of predictions for what was held out."""
-    for path in (arguments.out, arguments.report):
-        must_be_writable(path)
+    _check(arguments)
     points, not_run = read_table(arguments.table)
     rows = list(RunTable.at(arguments.table).rows().values())
-    others = other_rates(rows)
-    if others:
-        left_out = {one.run for one in others}
+    others, left_out = other_rates(rows)
+    if left_out:
         points = points.subset(np.array([points.runs[run] not in left_out for run in points.run_P.tolist()]))
     asked: dict[str, Any] = {"method": arguments.method, "starts": arguments.starts, "seed": arguments.seed}
     if arguments.delta is not None:
@@ -46,7 +46,7 @@ def fit_table(arguments: argparse.Namespace) -> Result:
     if not_run:
         warnings = (*warnings, f"{not_run} runs of the table have no points yet: they took no part.")
     law = LawFile(
-        setting=setting, seen=seen_in(points), fit=found, laws=replicates.laws, intervals=replicates.intervals,
+        setting=setting, seen=seen_in(points, rows), fit=found, laws=replicates.laws, intervals=replicates.intervals,
         hold_out=held_out, not_held_out=why_not, other_rates=others, warnings=warnings,
     )  # fmt: skip
     write_law(arguments.out, law)
@@ -55,6 +55,20 @@ def fit_table(arguments: argparse.Namespace) -> Result:
         write_report(arguments.report, law, points, told)
     data = {name: value for name, value in to_dict(law).items() if name != "laws"} | {"law": str(arguments.out)}
     return Result(data, _told(law, points))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Before the work, not after it."""
+    for name, least, most in (("starts", 1, _MOST), ("replicates", 1, _MOST), ("seed", 0, 2**63)):
+        if not least <= getattr(arguments, name) <= most:
+            raise ConfigError(f"--{name} is {getattr(arguments, name)}, it must lie in {least:,}..{most:,}.")
+    if arguments.delta is not None and arguments.method != "huber":
+        raise ConfigError("--delta is the Huber loss's: it needs --method huber.")
+    paths = [path for path in (arguments.table, arguments.out, arguments.report) if path is not None]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError("the table, --out and --report must be different files: one would overwrite another.")
+    for path in (arguments.out, arguments.report):
+        must_be_writable(path)
 
 
 def _held_out(points: Points, asked: dict[str, Any]) -> tuple[HoldOut | None, str]:

@@ -20,7 +20,10 @@ from sovit.laws.rates import OtherRate
 from sovit.laws.table import Points
 
 _SCHEMA_VERSION: Final = 1
-_SAME: Final = ("patch_size", "image_size", "pool", "classes", "data")  # in all runs of a table
+_SAME: Final = (
+    "patch_size", "image_size", "pool", "classes", "data", "recipe", "settings", "batch_size", "cooldown",
+)  # fmt: skip
+_KEPT: Final = ("patch_size", "image_size", "pool", "classes", "data")  # in all runs of a table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,10 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """The least and the largest of what was measured; compute in GFLOPs, forward passes only."""
+    """The least and the largest of what was measured; compute in GFLOPs, forward passes only.
+
+    `images` are the most that a run saw, repeats counted; 0 where the table does not say.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -48,6 +54,7 @@ class Seen:
     mlp_dim: tuple[float, float]
     compute: tuple[float, float]
     error: tuple[float, float]
+    images: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +87,19 @@ def setting_of(rows: Sequence[dict[str, Any]], where: str) -> Setting:
         found = {str(row.get(name)) for row in run}
         if len(found) > 1:
             raise ConfigError(f"{where} holds runs with different {name}: {', '.join(sorted(found))}; a law is of one.")
+    for row in run:
+        if not isinstance(row.get("num_heads"), int) or not isinstance(row.get("width"), int) or row["num_heads"] < 1:
+            raise ConfigError(f"{where}: run {row.get('run')} lacks width and num_heads as whole numbers above 0.")
     widest = max(run, key=lambda row: int(row["width"]))
-    data = {name: widest.get(name) for name in _SAME} | {"head_dim": widest["width"] // max(1, widest["num_heads"])}
+    data = {name: widest.get(name) for name in _KEPT} | {"head_dim": widest["width"] // widest["num_heads"]}
     return from_dict(Setting, data, where)
 
 
-def seen_in(points: Points) -> Seen:
-    """The ranges of the points."""
+def seen_in(points: Points, rows: Sequence[dict[str, Any]]) -> Seen:
+    """The ranges of the points; `rows` are those of their table."""
+    images = max((point.get("images") or 0 for row in rows for point in row.get("points") or []), default=0)
     ranges = {name: _range(points.shapes_PK[:, index]) for index, name in enumerate(DIMENSIONS)}
-    return Seen(**ranges, compute=_range(points.compute_P), error=_range(points.error_P))
+    return Seen(**ranges, compute=_range(points.compute_P), error=_range(points.error_P), images=float(images))
 
 
 def write_law(path: Path, law: LawFile) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Any, ClassVar, Final
 
 from pydantic import ConfigDict
 
+from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
 from sovit.laws.form import DIMENSIONS
 
@@ -27,26 +30,36 @@ class OtherRate:
     change: float
 
 
-def other_rates(rows: Sequence[Mapping[str, Any]]) -> tuple[OtherRate, ...]:
-    """The runs with points whose rate is not the most frequent one, beside the run of their shape that has it.
+def other_rates(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[OtherRate, ...], frozenset[str]]:
+    """Runs whose rate is not the most frequent one of the table, and the names of all such runs that have points.
 
-    A row without a `learning_rate` has the design's.
+    Each is compared with the run that differs from it in the rate alone, where that one has points. A row without a
+    `learning_rate` has the design's. Raises `ConfigError` for a rate that is no number above 0.
     """
-    run = [row for row in rows if row.get("points")]
-    rates = Counter(row.get("learning_rate") for row in run)
-    if len(rates) < 2:
-        return ()
-    own = rates.most_common(1)[0][0]
-    base = {_shape(row): row for row in run if row.get("learning_rate") == own}
-    found = []
-    for row in run:
+    for row in rows:
         rate = row.get("learning_rate")
-        if rate is None or own is None or rate == own:
-            continue
-        beside = base.get(_shape(row))
-        change = float("inf") if beside is None else row["points"][-1]["error"] / beside["points"][-1]["error"] - 1
-        found.append(OtherRate(run=row["run"], shape=_shape(row), factor=rate / own, change=change))
-    return tuple(one for one in found if one.change < float("inf"))
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+            raise ConfigError(f"run {row['run']} has a learning_rate of {rate!r}: it must be a number above 0.")
+    rates = Counter(row.get("learning_rate") for row in rows)
+    own = rates.most_common(1)[0][0]
+    run = [row for row in rows if row.get("points") and row.get("learning_rate") is not None]
+    base = {_but_the_rate(row): row for row in run if row["learning_rate"] == own}
+    apart = [row for row in run if own is not None and row["learning_rate"] != own]
+    found = [
+        OtherRate(
+            run=row["run"], shape=_shape(row), factor=row["learning_rate"] / own,
+            change=row["points"][-1]["error"] / beside["points"][-1]["error"] - 1,
+        )
+        for row in apart
+        if (beside := base.get(_but_the_rate(row))) is not None
+    ]  # fmt: skip
+    return tuple(found), frozenset(row["run"] for row in apart)
+
+
+def _but_the_rate(row: Mapping[str, Any]) -> str:
+    return json.dumps(
+        {name: row[name] for name in row if name not in ("run", "learning_rate", "points")}, sort_keys=True
+    )
 
 
 def doubts(others: Sequence[OtherRate]) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ Axis = Literal["flops", "latency_ms"]
 _FLOPS_STEP: Final = 1.2
 _LATENCY_STEP: Final = 1.0
 _AGREED: Final = 0.5
+_NEIGHBOUR: Final = 1.25  # in each dimension: shapes so near to each other are one to a law
+_ROUNDING: Final = 1.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,10 @@ class Advice:
 
     `compute` is what is left for its training in GFLOPs, forward passes, and `images` how many that pays for, repeats
     counted. `error` is None where nothing is left, `latency_ms` where it was not measured. `best_share` is the share of
-    the bootstrap's laws to which it is the best of the front, None for shapes that are not on it. `outside` names in
-    what the law was asked beyond its runs: dimensions, and `compute`.
+    the bootstrap's laws to which it, or a neighbour within 25 % of its sizes, is the best of all candidates; None for
+    shapes that are not on the front. `outside` names in
+    what the law was asked beyond its runs: dimensions, `compute`, and `images` where it
+    would see more than any run did.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -59,7 +63,8 @@ class Advice:
 class Recommendation:
     """The best shape, which is the last of the front, the front from cheap to good, and known variants beside it.
 
-    `axis` is what the front trades the error against; `candidates` were looked at and `within` of them keep all limits.
+    `elsewhere` is the share of laws whose best shape is near none of the front. `axis` is what the front trades the
+    error against; `candidates` were looked at and `within` of them keep all limits.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -69,6 +74,7 @@ class Recommendation:
     candidates: int
     within: int
     front: tuple[Advice, ...]
+    elsewhere: float
     known: tuple[Advice, ...]
 
     @property
@@ -80,17 +86,22 @@ class Recommendation:
     def warnings(self) -> tuple[str, ...]:
         """Why not to trust it, a sentence each."""
         found = []
-        sizes = [name for name in self.best.outside if name != "compute"]
+        sizes = [name for name in self.best.outside if name not in ("compute", "images")]
         if sizes:
             found.append(
                 f"no run was as small or as large as the best shape in {', '.join(sizes)}: the law is stretched."
+            )
+        if "images" in self.best.outside:
+            found.append(
+                f"the best shape would see {self.best.images:.2g} images, more than any run did: the law takes "
+                "them all for new ones, and what a model gains from seeing the same again is less."
             )
         if "compute" in self.best.outside:
             found.append("no run had as much or as little compute as this budget pays for: the law is stretched.")
         if (self.best.best_share or 0) < _AGREED:
             found.append(
-                f"only {self.best.best_share or 0:.0%} of the bootstrap's laws say that the best shape is the best of "
-                "the front: take the shares for what they are."
+                f"only {self.best.best_share or 0:.0%} of the bootstrap's laws have their best shape near this "
+                "one: take the shares for what they are."
             )
         return tuple(found)
 
@@ -118,16 +129,17 @@ def recommend(
         along = front(error_P, np.array([latency_ms[one.name] for one in within]), _LATENCY_STEP)
     chosen = [within[index] for index in along]
     error_BP = np.array([errors(one, chosen, budget) for one in laws])
-    best_B = error_BP.argmin(axis=1)
-    share_P = np.bincount(best_B, minlength=len(chosen)) / len(laws)
+    share_P = _shares(laws, within, chosen, budget)
 
     def advice(one: Candidate, error: Interval | None, share: float | None) -> Advice:
         compute = budget.compute(one.cost)
-        stretched = () if seen.compute[0] <= compute <= seen.compute[1] else ("compute",)
+        images = max(0.0, compute * GFLOP / one.cost.flops)
+        stretched = [] if seen.compute[0] <= compute <= seen.compute[1] else ["compute"]
+        stretched += ["images"] if images > seen.images * _ROUNDING else []
         return Advice(
             name=one.name, config=one.config, cost=one.cost, memory_bytes=budget.memory(one.cost),
             latency_ms=latency_ms.get(by_number(one.config)), compute=compute,
-            images=max(0.0, compute * GFLOP / one.cost.flops),
+            images=images,
             error=error, best_share=share, outside=(*one.outside, *stretched),
         )  # fmt: skip
 
@@ -146,8 +158,26 @@ def recommend(
             advice(one, summarise("error", float(error_P[index]), error_BP[:, place]), float(share_P[place]))
             for place, (one, index) in enumerate(zip(chosen, along, strict=True))
         ),
+        elsewhere=float(max(0.0, 1 - share_P.sum())),
         known=tuple(advice(one, interval(one), None) for one in known),
     )
+
+
+def _shares(
+    laws: Sequence[ShapeLaw], within: Sequence[Candidate], chosen: Sequence[Candidate], budget: Budget
+) -> Floats:
+    """The share of laws whose best of all candidates is each of the chosen ones, or nearer to it and a neighbour."""
+    best = [within[int(errors(law, within, budget).argmin())] for law in laws]
+    apart_BP3 = np.abs(_log_shapes(best)[:, None] - _log_shapes(chosen))
+    apart_BP = apart_BP3.max(axis=-1)
+    nearest_B = apart_BP.argmin(axis=1)
+    is_near_B = apart_BP.min(axis=1) <= math.log(_NEIGHBOUR)
+    return np.asarray(np.bincount(nearest_B[is_near_B], minlength=len(chosen)) / len(laws))
+
+
+def _log_shapes(candidates: Sequence[Candidate]) -> Floats:
+    shapes = [[one.config.width, one.config.depth, one.config.mlp_dim] for one in candidates]
+    return np.asarray(np.log(np.array(shapes, np.float64)))
 
 
 def errors(law: ShapeLaw, candidates: Sequence[Candidate], budget: Budget) -> Floats:

@@ -41,7 +41,7 @@ def told(law: LawFile, found: Recommendation, latencies: Latencies | None) -> Gr
         _table("known shapes at the same budget", found.known),
         Text(
             "* beyond the sizes of the runs. 95 %: the interval of the error. best: to which share of the bootstrap's "
-            "laws the shape is the best of the front."
+            f"laws the best of all shapes is this one or a neighbour; to {found.elsewhere:.0%} it is elsewhere."
         ),
         Text(),
         Text(_trained(found.best.config, found.best.images)),
@@ -122,7 +122,7 @@ def _facts(one: Advice, batch: int) -> list[tuple[str, str]]:
     latency = [("latency", f"{one.latency_ms:.4g} ms for a batch of {batch}")] if one.latency_ms is not None else []
     return [
         ("error", _with_intervals(one.error)),
-        ("best of the front", f"to {one.best_share or 0:.0%} of the bootstrap's laws"),
+        ("best, or near it", f"to {one.best_share or 0:.0%} of the bootstrap's laws"),
         *_size(one.config, one.cost.flops, one.cost.parameters),
         ("memory", f"{one.memory_bytes / _MEGA:,.1f} MB of weights and a batch of {batch} in float32"),
         *latency,
@@ -168,7 +168,7 @@ def _table(title: str, rows: Sequence[Advice]) -> Table:
     for one in rows:
         latency = "" if one.latency_ms is None else f"{one.latency_ms:.3g}"
         table.add_row(
-            f"{one.name}{'*' if set(one.outside) - {'compute'} else ''}",
+            f"{one.name}{'*' if set(one.outside) - {'compute', 'images'} else ''}",
             f"{one.cost.flops / (_MEGA if small else _GIGA):.3g}",
             f"{one.cost.parameters / _MEGA:.3g}",
             *[latency] * with_latency,
@@ -182,5 +182,7 @@ def _table(title: str, rows: Sequence[Advice]) -> Table:
 def _error_cells(error: Interval | None) -> tuple[str, str]:
     if error is None or error.value is None or error.low_95 is None or error.high_95 is None:
         return "not paid for", ""
+    if error.value > 1:
+        return "out of reach", ""  # of the law, as an error is a part of 1
     digits = max(0, 3 - math.floor(math.log10(error.value)) - 1) if error.value > 0 else 3
     return f"{error.value:.{digits}f}", f"{error.low_95:.{digits}f} to {error.high_95:.{digits}f}"

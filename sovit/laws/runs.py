@@ -34,9 +34,15 @@ class RunTable:
     def rows(self) -> dict[str, dict[str, Any]]:
         """Its lines by run. Raises `ConfigError` for lines that are none."""
         if not self.path.is_file():
-            raise ConfigError(f"{self.path} does not exist: `sovit shape sweep` writes one.")
+            raise ConfigError(f"{self.path} is no file: `sovit shape sweep` writes a table.")
         found: dict[str, dict[str, Any]] = {}
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.path} cannot be read as a table: {error}.") from error
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 found[row["run"]] = row

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Final, Literal
@@ -21,6 +22,12 @@ from sovit.config import ViTConfig
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT, from_dict, to_dict
 
+MOST_SAVES: Final = 64  # of a trunk
+# Fields of a recipe that a run has a place of its own for, or that follow from it.
+_OWN: Final = frozenset(
+    {"width", "depth", "mlp_dim", "num_heads", "patch_size", "image_size", "learning_rate", "batch_size", "seed",
+     "steps", "epochs", "schedule", "cooldown_steps", "eval_every", "save_every", "keep_states", "threads", "log_every"}
+)  # fmt: skip
 Design = Literal["star", "grid"]
 MULTIPLE: Final = 8  # of MLP sizes
 MARGIN: Final = 1.5  # how far beyond the sizes of the runs a law is asked, times
@@ -58,6 +65,14 @@ class Run:
             )
         if not 0 < self.cooldown < 1:
             raise ConfigError(f"the cooldown is {self.cooldown}, it must be a fraction above 0 and below 1.")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"the learning rate is {self.learning_rate}, it must be above 0 and finite.")
+        if self.batch_size < 1 or self.seed < 0:
+            raise ConfigError(f"batch size {self.batch_size} and seed {self.seed}: at least 1, and at least 0.")
+        for setting in self.settings:
+            if setting.partition("=")[0] in _OWN:
+                raise ConfigError(f"--set {setting} is what the sweep itself says of its runs: leave it out.")
+        self.starts  # noqa: B018 - raises
         # A shape that cannot be built is told before anything is trained.
         ViTConfig(
             width=self.width, depth=self.depth, mlp_dim=self.mlp_dim, num_heads=self.num_heads,
@@ -69,6 +84,21 @@ class Run:
         """A hash of all that decides the run: the same run has the same name in every table."""
         words = json.dumps(to_dict(self), sort_keys=True)
         return hashlib.sha256(words.encode()).hexdigest()[:12]
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The step of the trunk at which each cooldown begins.
+
+        Raises `ConfigError` for horizons whose starts have no common interval that a trunk could save its states at.
+        """
+        starts = tuple(steps - round(self.cooldown * steps) for steps in self.horizons)
+        if starts[0] < 1 or starts[-1] // math.gcd(*starts) > MOST_SAVES:
+            raise ConfigError(
+                f"cooldowns of {self.cooldown:g} to {', '.join(map(str, self.horizons))} steps begin at "
+                f"{', '.join(map(str, starts))}: choose horizons such as 500, 1000, 2000, so that these are multiples "
+                "of one number."
+            )
+        return starts
 
     def row(self) -> dict[str, Any]:
         """As a line of the run table."""
@@ -89,6 +119,8 @@ def ladder(largest: int, *, count: int, ratio: float, multiple: int) -> tuple[in
 
     Raises `ConfigError` where that many do not fit.
     """
+    if count < 1 or multiple < 1:
+        raise ConfigError(f"{count} sizes that are multiples of {multiple}: both must be at least 1.")
     if not 0 < ratio < 1:
         raise ConfigError(f"the ratio is {ratio}, it must be above 0 and below 1.")
     sizes = [largest]
@@ -123,6 +155,8 @@ def grid(
 
 def with_learning_rates(runs: Sequence[Run], factors: Sequence[float], every: int) -> tuple[Run, ...]:
     """The runs, and every `every`-th of them at other learning rates: whether the rate is what is measured."""
+    if every < 1:
+        raise ConfigError(f"every {every}th shape is none: it must be 1 or more.")
     more = [
         replace(run, learning_rate=run.learning_rate * factor)
         for run in runs[::every]

@@ -36,6 +36,8 @@ def sweep(arguments: argparse.Namespace) -> Result:
         runs = with_learning_rates(runs, factors, arguments.every)
     seeds = _numbers("--seeds", arguments.seeds, int)
     runs = tuple(replace(run, seed=seed) for run, seed in itertools.product(runs, seeds))
+    if not runs:
+        raise ConfigError("the design has no runs: give it sizes and seeds.")
     table = RunTable.at(arguments.out)
     added = table.add(runs)
     steps = sum(run.horizons[-1] for run in runs)

@@ -96,20 +96,22 @@ class Points:
             )
 
     def _refuse_duplicates(self) -> None:
-        # Two runs of one shape and compute are welcome, the noise is what they differ in; the same error is a copy.
-        seen: dict[tuple[float, ...], int] = {}
-        of_run: set[tuple[float, ...]] = set()
+        # Two runs of one shape and compute are welcome, the noise is what they differ in; two that agree in every point
+        # are one and its copy.
         rows = np.column_stack([self.shapes_PK, self.compute_P]).tolist()
+        points_of: dict[int, dict[tuple[float, ...], float]] = {}
         for row, run, error in zip(rows, self.run_P.tolist(), self.error_P.tolist(), strict=True):
-            name = self.runs[run]
-            if (*row, run) in of_run:
-                raise ConfigError(f"Run {name} has two points of the same compute: keep one of them.")
-            of_run.add((*row, run))
-            other = seen.setdefault((*row, error), run)
+            points = points_of.setdefault(run, {})
+            if tuple(row) in points:
+                raise ConfigError(f"Run {self.runs[run]} has two points of the same compute: keep one of them.")
+            points[tuple(row)] = error
+        seen: dict[frozenset[tuple[tuple[float, ...], float]], int] = {}
+        for run, points in points_of.items():
+            other = seen.setdefault(frozenset(points.items()), run)
             if other != run:
                 raise ConfigError(
-                    f"Runs {self.runs[other]} and {name} have a point of the same shape, compute and error, so one "
-                    "is a copy: take it out of the table."
+                    f"Runs {self.runs[other]} and {self.runs[run]} have the same shape, compute and error in all "
+                    "points, so one is a copy: take it out of the table."
                 )
 
 

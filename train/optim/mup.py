@@ -3,11 +3,13 @@
 The rules are those of CompleteP (Dey et al. 2025, arXiv 2505.01618, table 1, alpha = 1) for Adam. With m = size over
 base size for width, mlp_dim and depth: a matrix that reads from m times as many numbers learns at 1/m of the rate, and
 a residual branch counts 1/m of itself in a model m times as deep. A branch's factor is absorbed in its last layer, in
-its first weights and its learning rate, which is the same for Adam, so the trained model needs none.
+its first weights and its learning rate, which is the same for Adam, so the trained model needs none. Of the table two
+things are left out: Adam's epsilon is the same for all, and a learned position embedding begins as it always does.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -47,8 +49,18 @@ def rate_factors(model: ViTConfig, base: BaseShape) -> Callable[[str], float]:
 
 
 @torch.no_grad()
-def scale_branches(model: ViT, base: BaseShape) -> None:
-    """Give the residual branches of a new model their factor."""
+def scale_weights(model: ViT, base: BaseShape) -> None:
+    """Give a new model's first weights the sizes that go with those of the base shape, which are left as they are.
+
+    The variance of a matrix has to fall with what it reads. Xavier's does so for square ones; those of the MLP take
+    their ratio of reading to writing from the base shape here.
+    """
+    config = model.config
+    written, read = config.width + config.mlp_dim, base.width + base.mlp_dim
     for name, parameter in model.named_parameters():
         if _LAST_OF_A_BRANCH.match(name):
-            parameter.mul_(base.depth / model.config.depth)
+            parameter.mul_(base.depth / config.depth)
+        if name.endswith("fc1.weight"):
+            parameter.mul_(math.sqrt(base.width / config.width * written / read))
+        if name.endswith("fc2.weight"):
+            parameter.mul_(math.sqrt(base.mlp_dim / config.mlp_dim * written / read))
