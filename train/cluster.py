@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from sovit.errors import MissingDependency, SoViTError
+from sovit.errors import ConfigError, MissingDependency, SoViTError
 from sovit.laws.runs import RunTable
 from sovit.laws.sweep import Run
 from train.jobs import RunsFailed, told
@@ -31,11 +31,16 @@ def run_on_ray(
         import ray
     except ModuleNotFoundError as error:
         raise MissingDependency("--ray needs Ray: pip install 'sovit[cluster]'.") from error
-    if address == LOCAL:
-        # Without an address of its own Ray may look for one of the machine's that does not answer.
-        ray.init(num_cpus=jobs * threads, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    else:
-        ray.init(address=address, log_to_driver=False)
+    try:
+        if address == LOCAL:
+            # Without an address of its own Ray may look for one of the machine's that does not answer.
+            ray.init(
+                num_cpus=jobs * threads, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False
+            )
+        else:
+            ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--ray {address}: no cluster could be joined there ({error}).") from error
     try:
         task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(_job)
         waiting = {task.remote(run, data, str((table.folder / run.name).resolve()), threads): run.name for run in runs}

@@ -20,6 +20,7 @@ from sovit.laws.paper import EXPONENTS
 from sovit.laws.rates import doubts as rate_doubts
 from sovit.laws.rates import other_rates
 from sovit.laws.rates import told as rates_told
+from sovit.laws.recommend_budget import TRAINING
 from sovit.laws.report import write_report
 from sovit.laws.runs import RunTable
 from sovit.laws.table import Points, read_table
@@ -83,7 +84,7 @@ def _told(law: LawFile, points: Points) -> Group:
     lines = [
         f"{law.fit.points} points of {law.fit.runs} runs on {law.setting.data}, {law.fit.parameters} parameters",
         f"compute: {points.compute_P.min():.3g} to {points.compute_P.max():.3g} GFLOPs forward, the paper's t; with "
-        f"the backward pass {3 * points.compute_P.min():.3g} to {3 * points.compute_P.max():.3g}",
+        f"the backward pass {TRAINING * points.compute_P.min():.3g} to {TRAINING * points.compute_P.max():.3g}",
         held_out_told(law),
         *([rates_told(law.other_rates)] if law.other_rates else []),
         f"objective {convergence.objective!r}; {convergence.reached} of {convergence.starts} starts reached it, "

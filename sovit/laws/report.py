@@ -16,7 +16,7 @@ from sovit.laws.form import DIMENSIONS
 from sovit.laws.law_file import LawFile
 from sovit.laws.powers import Floats
 from sovit.laws.recommend import recommend
-from sovit.laws.recommend_budget import Budget
+from sovit.laws.recommend_budget import TRAINING, Budget
 from sovit.laws.sweep import MARGIN, MULTIPLE
 from sovit.laws.table import GFLOP, Points
 from sovit.plot.page import page
@@ -24,7 +24,6 @@ from sovit.plot.page import page
 _LEVELS: Final = 4  # of compute, that curves are drawn for
 _ALONG: Final = 60  # points of a curve
 _REPLICATES: Final = 200  # are enough for a band
-_TRAIN: Final = 3  # a backward pass costs two forward passes
 
 
 def write_report(path: Path, law: LawFile, points: Points, told: Sequence[str]) -> None:
@@ -125,14 +124,14 @@ def _least_by_compute(law: LawFile) -> str:
             ], dots=[],
         ),
         f"The best shape within the sizes seen, up to four times the compute seen ({_gflops(law.seen.compute[1])} "
-        f"forward, {_gflops(_TRAIN * law.seen.compute[1])} with the backward pass). Beyond it the law is a guess.",
+        f"forward, {_gflops(TRAINING * law.seen.compute[1])} with the backward pass). Beyond it the law is a guess.",
     )  # fmt: skip
 
 
 def _front(law: LawFile) -> str:
     """What `sovit shape recommend` says at the largest compute seen, without limits."""
     around = candidates(law.setting, law.seen, law.law, margin=MARGIN, multiple=MULTIPLE)
-    budget = Budget(train_flops=_TRAIN * law.seen.compute[1] * GFLOP)
+    budget = Budget(train_flops=TRAINING * law.seen.compute[1] * GFLOP)
     along = recommend(law.law, law.laws[:_REPLICATES], around, budget, seen=law.seen).front
     told = [(one.cost.flops / GFLOP, one.error, one) for one in along if one.error is not None]
     dots = [
@@ -150,7 +149,7 @@ def _front(law: LawFile) -> str:
             dots=dots,
         ),
         f"Shapes that no cheaper one betters, each trained with {_gflops(law.seen.compute[1])} forward, the largest "
-        f"compute seen ({_gflops(_TRAIN * law.seen.compute[1])} with the backward pass). Larger ones see fewer images.",
+        f"compute seen ({_gflops(TRAINING * law.seen.compute[1])} with the backward pass). Larger ones see fewer images.",
     )  # fmt: skip
 
 
