@@ -148,8 +148,9 @@ def _front(law: LawFile) -> str:
             name="front", title="The front", x_label="GFLOPs of an image, forward", y_label="error", curves=curves,
             dots=dots,
         ),
-        f"Shapes that no cheaper one betters, each trained with {_gflops(law.seen.compute[1])} forward, the largest "
-        f"compute seen ({_gflops(TRAINING * law.seen.compute[1])} with the backward pass). Larger ones see fewer images.",
+        f"Shapes that no cheaper one betters, each trained with {_gflops(law.seen.compute[1])} forward, the "
+        f"largest compute seen ({_gflops(TRAINING * law.seen.compute[1])} with the backward pass). Larger ones see "
+        "fewer images.",
     )  # fmt: skip
 
 
