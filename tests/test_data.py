@@ -567,7 +567,10 @@ TRAIN = of_bytes([b"1", b"2", b"3"], [0, 1, 1], ["ant", "bee"], "train")
 
 
 def test_good_splits_pass() -> None:
-    assert check_splits(TRAIN, of_bytes([b"4"], [0], ["bee"])) == ()
+    assert check_splits(TRAIN, of_bytes([b"4", b"5"], [0, 1], ["bee", "ant"])) == ()
+    assert check_splits(TRAIN, of_bytes([b"4"], [0], ["bee"])) == (
+        "x has no image of ant: how well that is learnt will not be seen.",
+    )
     assert "360" not in " ".join(check_splits(load_dataset("digits", "train"), load_dataset("digits", "test")))
 
 
@@ -595,7 +598,7 @@ def test_images_in_both_splits_are_warned_of() -> None:
     (warning,) = check_splits(TRAIN, test)
     assert warning.startswith("2 images of test can be found in train too, the first as image 2 of test and image 0 of")
     pixels = [np.full((2, 2, 3), value, np.uint8) for value in (1, 2)]
-    (warning,) = check_splits(of_bytes(pixels, [0, 1], "ab"), of_bytes(pixels[1:], [1], "ab"))
+    _, warning = check_splits(of_bytes(pixels, [0, 1], "ab"), of_bytes(pixels[1:], [1], "ab"))
     assert warning.startswith("1 image of")
     flat = [image.reshape(1, 4, 3) for image in pixels]
     assert check_splits(of_bytes(pixels, [0, 1], "ab"), of_bytes(flat, [0, 1], "ab")) == ()
