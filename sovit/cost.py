@@ -8,8 +8,11 @@ formula gives 220.4.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from sovit.config import ViTConfig
+
+TRAINING: Final = 3  # forward and backward, in forward passes: a backward pass costs two
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -47,12 +48,17 @@ class Claim:
     def __init__(
         self, out: Path, config: TrainConfig, train_set: Dataset, test_set: Dataset, branch: Path | None
     ) -> None:
-        self._out, self._config = out, config
-        self._begun: dict[str, Any] = {
-            "config": to_dict(config),
-            "data": identity(train_set),
-            "test_data": identity(test_set),
-            "branch": str(branch.resolve()) if branch else None,
+        self._out, self._config, self._branch = out, config, branch
+        self._train_set, self._test_set = train_set, test_set
+
+    @cached_property
+    def _begun(self) -> dict[str, Any]:
+        """What `run.json` is to say. It takes decoding some images, which only the process that asks has to do."""
+        return {
+            "config": to_dict(self._config),
+            "data": identity(self._train_set),
+            "test_data": identity(self._test_set),
+            "branch": str(self._branch.resolve()) if self._branch else None,
         }
 
     def check(self, *, going_on: bool) -> None:
@@ -83,7 +89,7 @@ class Claim:
 
         A kill in between leaves what can be begun again. Damaged states step aside.
         """
-        out = self._out
+        out, begun = self._out, self._begun  # read before anything is dropped
         for state in damaged:
             aside = state.with_name(f"damaged-{state.name}")
             shutil.rmtree(aside, ignore_errors=True)
@@ -94,7 +100,7 @@ class Claim:
             for file in [out / "log.jsonl", *(out / "tensorboard").glob("events.out.tfevents*")]:
                 file.unlink(missing_ok=True)
         try:
-            write_json(out / "run.json", self._begun)
+            write_json(out / "run.json", begun)
         except OSError as error:
             raise SoViTError(f"{out / 'run.json'} cannot be written: {error.strerror or error}.") from error
 

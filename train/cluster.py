@@ -59,17 +59,13 @@ def run_on_ray(
     finally:
         ray.shutdown()
     if failed:
-        raise RunsFailed(
-            f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed[:5])}. The same command tries them again."
-        )
+        raise RunsFailed(failed, len(runs))
 
 
 def _job(run: Run, data: str, folder: str, threads: int) -> dict[str, Any]:
-    from train.data.dataset import load_dataset
     from train.sweep import Sets, carry_out
 
-    sets = Sets(load_dataset(data, "train"), load_dataset(data, "test"))
-    return carry_out(run, sets, Path(folder), threads=threads, console=Console(quiet=True))
+    return carry_out(run, Sets.load(data), Path(folder), threads=threads, console=Console(quiet=True))
 
 
 def _reason(error: Exception) -> str:

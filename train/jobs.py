@@ -1,7 +1,7 @@
-"""A table of runs as independent jobs: some processes here at a time, or the workers of a Ray cluster.
+"""A table of runs as independent processes of this machine, some at a time.
 
-Every job is the command `sovit shape run TABLE --only RUN`, which anything that starts commands can start as well. A
-job that is done has left its result; the table is brought up to date from the results, so nothing is trained twice.
+Each is the command `sovit shape run TABLE --only RUN`, which anything that starts commands can start as well. A job
+that is done has left its result; the table is brought up to date from the results, so nothing is trained twice.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ _LOOK_SECONDS: Final = 0.2
 
 class RunsFailed(SoViTError):
     """Some runs of a sweep ended with an error; those that did not are in the table."""
+
+    def __init__(self, failed: Sequence[str], of: int, where: str = "") -> None:
+        """The names of those that failed; `where` says what tells why."""
+        super().__init__(
+            f"{len(failed)} of {of} runs failed: {', '.join(failed[:5])}{where}. The same command tries them again."
+        )
 
 
 def run_here(
@@ -68,10 +74,7 @@ def run_here(
             process.wait()
         table.collect()
     if failed:
-        raise RunsFailed(
-            f"{len(failed)} of {len(names)} runs failed: {', '.join(failed[:5])}; {table.folder}/RUN/log says why. The "
-            "same command tries them again."
-        )
+        raise RunsFailed(failed, len(names), f"; {table.folder}/RUN/log says why")
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from sovit.checkpoint import own_files, write_checkpoint
 from sovit.cores import available_cores
-from sovit.cost import cost
+from sovit.cost import TRAINING, cost
 from sovit.errors import SoViTError
 from sovit.folder import check_replaceable
 from sovit.peaks import peak_flops
@@ -49,8 +49,6 @@ from train.state import State, save, states
 from train.step import Learner
 from train.watch import Clock, Log, Screen
 from train.world import World, joined
-
-_TRAIN_FORWARDS: Final = 3  # a backward pass costs two forward passes
 
 
 class TooManyBadImages(SoViTError):
@@ -296,7 +294,7 @@ class _Run:
         if self.world.device.type == "cuda":
             peak = peak_flops(torch.cuda.get_device_name(), self.config.precision)
             if peak:
-                flops = _TRAIN_FORWARDS * cost(self.spec.model).flops * speed / self.world.size
+                flops = TRAINING * cost(self.spec.model).flops * speed / self.world.size
                 entry["mfu"] = round(flops / peak, 4)
         return entry
 

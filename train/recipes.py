@@ -16,7 +16,7 @@ def digits() -> TrainConfig:
         sovit train digits --data digits --out runs/digits
 
     The shape keeps So400m's proportions (width : depth : mlp_dim = 1152 : 27 : 4304) at depth 2, with patches of 2
-    pixels. Expect about 99 % on the 360 held-out digits after half a minute on two CPU cores.
+    pixels. Expect 98 to 99 % on the 360 held-out digits after half a minute on two CPU cores.
     """
     return TrainConfig(
         width=80,

@@ -24,7 +24,7 @@ from sovit.laws.runs import RESULT
 from sovit.laws.sweep import MOST_SAVES, Run
 from train.build import spec_of
 from train.config import TrainConfig
-from train.data.dataset import Dataset
+from train.data.dataset import Dataset, load_dataset
 from train.loop import train
 from train.samples import decoded
 from train.settings import recipe
@@ -38,6 +38,11 @@ class Sets:
 
     train_set: Dataset
     test_set: Dataset
+
+    @classmethod
+    def load(cls, data: str) -> Sets:
+        """Both splits of what `--data` names. Raises `ConfigError`."""
+        return cls(load_dataset(data, "train"), load_dataset(data, "test"))
 
 
 def carry_out(run: Run, sets: Sets, folder: Path, *, threads: int, console: Console) -> dict[str, Any]:

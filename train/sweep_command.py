@@ -25,7 +25,6 @@ def run(arguments: argparse.Namespace) -> Result:
 def _run(arguments: argparse.Namespace) -> Result:
     from rich.console import Console
 
-    from train.data.dataset import load_dataset
     from train.sweep import Sets, carry_out, check
 
     console = Console(stderr=True)
@@ -41,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> Result:
     left = [name for name in arguments.only or runs if "points" not in rows[name]]
     threads = arguments.threads or max(1, available_cores() // arguments.jobs)
     if left:
-        sets = Sets(load_dataset(arguments.data, "train"), load_dataset(arguments.data, "test"))
+        sets = Sets.load(arguments.data)
         for name in left:
             check(runs[name], sets)
     if left and arguments.ray:

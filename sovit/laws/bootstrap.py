@@ -81,8 +81,7 @@ def bootstrap(points: Points, fitted: Fit, *, replicates: int = REPLICATES, seed
 
     1,000 replicates of 150 runs with three points each take about a second by relative error, and four by Huber, on
     two cores. In simulations with 0.6 % noise between runs and 0.9 % within, 95 % intervals held the true value in 90
-    to 96 of 100 cases with 150 runs, for each parameter; with the 18 runs of the paper's star, those of s_k did so in
-    75 to 93.
+    to 96 of 100 cases with 150 runs, for each parameter.
     """
     if replicates < 1:
         raise ConfigError(f"replicates is {replicates}, it must be at least 1.")

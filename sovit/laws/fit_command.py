@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 
 from sovit.commands.result import Result
+from sovit.cost import TRAINING
 from sovit.errors import ConfigError
 from sovit.jsonio import must_be_writable, to_dict
 from sovit.laws.bootstrap import Interval, bootstrap
@@ -20,7 +21,6 @@ from sovit.laws.paper import EXPONENTS
 from sovit.laws.rates import doubts as rate_doubts
 from sovit.laws.rates import other_rates
 from sovit.laws.rates import told as rates_told
-from sovit.laws.recommend_budget import TRAINING
 from sovit.laws.report import write_report
 from sovit.laws.runs import RunTable
 from sovit.laws.table import Points, read_table

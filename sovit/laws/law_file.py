@@ -20,10 +20,8 @@ from sovit.laws.rates import OtherRate
 from sovit.laws.table import Points
 
 _SCHEMA_VERSION: Final = 1
-_SAME: Final = (
-    "patch_size", "image_size", "pool", "classes", "data", "recipe", "settings", "batch_size", "cooldown",
-)  # fmt: skip
-_KEPT: Final = ("patch_size", "image_size", "pool", "classes", "data")  # in all runs of a table
+_KEPT: Final = ("patch_size", "image_size", "pool", "classes", "data")
+_SAME: Final = (*_KEPT, "recipe", "settings", "batch_size", "cooldown")  # in all runs of a table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,9 +40,8 @@ class Advice:
     `compute` is what is left for its training in GFLOPs, forward passes, and `images` how many that pays for, repeats
     counted. `error` is None where nothing is left, `latency_ms` where it was not measured. `best_share` is the share of
     the bootstrap's laws to which it, or a neighbour within 25 % of its sizes, is the best of all candidates; None for
-    shapes that are not on the front. `outside` names in
-    what the law was asked beyond its runs: dimensions, `compute`, and `images` where it
-    would see more than any run did.
+    shapes that are not on the front. `outside` names in what the law was asked beyond its runs: dimensions, `compute`,
+    and `images` where it would see more than any run did.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -128,8 +127,14 @@ def recommend(
         axis = "latency_ms"
         along = front(error_P, np.array([latency_ms[one.name] for one in within]), _LATENCY_STEP)
     chosen = [within[index] for index in along]
-    error_BP = np.array([errors(one, chosen, budget) for one in laws])
-    share_P = _shares(laws, within, chosen, budget)
+    # Each law is asked once, about all candidates; there may be too many for all answers to be kept.
+    asked = _asked(within, budget)
+    error_BP, best = np.empty((len(laws), len(chosen))), []
+    for row, one in enumerate(laws):
+        of_all_P = one.predict(*asked)
+        error_BP[row] = of_all_P[along]
+        best.append(within[int(of_all_P.argmin())])
+    share_P = _shares(best, chosen)
 
     def advice(one: Candidate, error: Interval | None, share: float | None) -> Advice:
         compute = budget.compute(one.cost)
@@ -146,7 +151,8 @@ def recommend(
     def interval(one: Candidate) -> Interval | None:
         if budget.compute(one.cost) <= 0:
             return None
-        said_B = np.array([errors(each, [one], budget)[0] for each in laws])
+        asked = _asked([one], budget)
+        said_B = np.array([each.predict(*asked)[0] for each in laws])
         return summarise("error", float(errors(law, [one], budget)[0]), said_B)
 
     return Recommendation(
@@ -163,27 +169,27 @@ def recommend(
     )
 
 
-def _shares(
-    laws: Sequence[ShapeLaw], within: Sequence[Candidate], chosen: Sequence[Candidate], budget: Budget
-) -> Floats:
-    """The share of laws whose best of all candidates is each of the chosen ones, or nearer to it and a neighbour."""
-    best = [within[int(errors(law, within, budget).argmin())] for law in laws]
-    apart_BP3 = np.abs(_log_shapes(best)[:, None] - _log_shapes(chosen))
+def _shares(best: Sequence[Candidate], chosen: Sequence[Candidate]) -> Floats:
+    """The share of laws whose best of all candidates, one each, is a chosen one or a neighbour nearer to no other."""
+    apart_BP3 = np.abs(np.log(_shapes(best))[:, None] - np.log(_shapes(chosen)))
     apart_BP = apart_BP3.max(axis=-1)
     nearest_B = apart_BP.argmin(axis=1)
     is_near_B = apart_BP.min(axis=1) <= math.log(_NEIGHBOUR)
-    return np.asarray(np.bincount(nearest_B[is_near_B], minlength=len(chosen)) / len(laws))
+    return np.asarray(np.bincount(nearest_B[is_near_B], minlength=len(chosen)) / len(best))
 
 
-def _log_shapes(candidates: Sequence[Candidate]) -> Floats:
-    shapes = [[one.config.width, one.config.depth, one.config.mlp_dim] for one in candidates]
-    return np.asarray(np.log(np.array(shapes, np.float64)))
+def _shapes(candidates: Sequence[Candidate]) -> Floats:
+    return np.array([[one.config.width, one.config.depth, one.config.mlp_dim] for one in candidates], np.float64)
+
+
+def _asked(candidates: Sequence[Candidate], budget: Budget) -> tuple[Floats, Floats]:
+    """Their shapes [P, 3] and what the budget leaves for their training [P], as a law is asked."""
+    return _shapes(candidates), np.array([budget.compute(one.cost) for one in candidates])
 
 
 def errors(law: ShapeLaw, candidates: Sequence[Candidate], budget: Budget) -> Floats:
     """The predicted error of each candidate, trained with what the budget leaves for it (more than 0)."""
-    shapes_PK = np.array([[one.config.width, one.config.depth, one.config.mlp_dim] for one in candidates], np.float64)
-    return law.predict(shapes_PK, np.array([budget.compute(one.cost) for one in candidates]))
+    return law.predict(*_asked(candidates, budget))
 
 
 def front(error_P: Floats, cost_P: Floats, step: float = 1.0) -> list[int]:

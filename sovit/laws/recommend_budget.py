@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from sovit.cost import Cost
+from sovit.cost import TRAINING, Cost
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
 from sovit.laws.candidates import Candidate
 from sovit.laws.powers import Floats
 from sovit.laws.table import GFLOP
 
-TRAINING: Final = 3  # forward and backward, in forward passes
 _MOST_BATCH: Final = 65_536
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sovit.commands.result import Result
+from sovit.cost import TRAINING
 from sovit.errors import ConfigError
 from sovit.jsonio import to_dict
 from sovit.laws.candidates import Candidate, candidates, known_variants
@@ -17,7 +18,7 @@ from sovit.laws.device import Question, read_device, write_device
 from sovit.laws.device_bench import bench
 from sovit.laws.law_file import LawFile, read_law
 from sovit.laws.recommend import errors, recommend
-from sovit.laws.recommend_budget import TRAINING, Budget, keeping, limits, option
+from sovit.laws.recommend_budget import Budget, keeping, limits, option
 from sovit.laws.recommend_measure import Latencies, device_model, measure_towards
 from sovit.laws.recommend_paper import scale
 from sovit.laws.recommend_words import paper_told, settings_of, told

@@ -9,11 +9,10 @@ from typing import ClassVar, Final
 from pydantic import ConfigDict
 
 from sovit.config import ViTConfig, by_number, variant_config
-from sovit.cost import Cost, cost
+from sovit.cost import TRAINING, Cost, cost
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
 from sovit.laws.paper import PaperLaw, paper_law
-from sovit.laws.recommend_budget import TRAINING
 
 _PATCH: Final = 14
 _HEAD_DIM: Final = 64

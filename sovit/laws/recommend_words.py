@@ -13,12 +13,12 @@ from rich.text import Text
 
 from sovit.commands.result import aligned
 from sovit.config import ViTConfig
+from sovit.cost import TRAINING
 from sovit.laws.bootstrap import Interval
 from sovit.laws.candidates import untold
 from sovit.laws.fit_command import held_out_told
 from sovit.laws.law_file import LawFile
 from sovit.laws.recommend import Advice, Recommendation
-from sovit.laws.recommend_budget import TRAINING
 from sovit.laws.recommend_measure import Latencies
 from sovit.laws.recommend_paper import Scaled
 

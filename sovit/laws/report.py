@@ -10,13 +10,14 @@ from typing import Final
 import numpy as np
 
 from sovit import __version__
+from sovit.cost import TRAINING
 from sovit.laws.candidates import candidates
 from sovit.laws.curves import Curve, Dot, chart
 from sovit.laws.form import DIMENSIONS
 from sovit.laws.law_file import LawFile
 from sovit.laws.powers import Floats
 from sovit.laws.recommend import recommend
-from sovit.laws.recommend_budget import TRAINING, Budget
+from sovit.laws.recommend_budget import Budget
 from sovit.laws.sweep import MARGIN, MULTIPLE
 from sovit.laws.table import GFLOP, Points
 from sovit.plot.page import page
