@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,15 @@ from sovit.laws.candidates import Candidate, candidates
 from sovit.laws.fit import Fit
 from sovit.laws.form import DIMENSIONS, ShapeLaw, Term
 from sovit.laws.holdout import HoldOut
-from sovit.laws.law_file import LawFile, Seen, Setting
+from sovit.laws.law_file import LawFile, Seen, Setting, Training
 from sovit.laws.solve import Convergence
 
-SETTING = Setting(patch_size=8, image_size=(32, 32), pool="gap", classes=10, data="cifar10", head_dim=16)
-SEEN = Seen(width=(32, 128), depth=(2, 8), mlp_dim=(64, 256), compute=(300, 9000), error=(0.2, 0.6), images=1e12)
+SETTING = Setting(patch_size=8, image_size=(32, 32), pool="gap", classes=10, data="cifar10", head_dim=16, multiple=8)
+CORNERS = tuple(itertools.product((32.0, 128.0), (2.0, 8.0), (64.0, 256.0)))  # of a grid
+SEEN = Seen(shapes=CORNERS, compute=(300, 9000), error=(0.2, 0.6), images=1e12)
+TRAINING = Training(
+    recipe="cifar10", settings=("mup_depth=128,8,256", "ema=0"), batch_size=256, cooldown=0.2, learning_rate=1.5e-3
+)
 FORWARD = 5e12  # FLOPs in the middle of what was seen
 TRAIN = 3 * FORWARD
 
@@ -54,7 +59,7 @@ def law_file(**changes: object) -> LawFile:
         bias=-0.01, warnings=(),
     )  # fmt: skip
     law = LawFile(
-        setting=SETTING, seen=SEEN, fit=fitted, laws=laws,
+        setting=SETTING, training=TRAINING, seen=SEEN, fit=fitted, laws=laws,
         intervals=(summarise("c", 0.5, np.array([law.c for law in laws])),), hold_out=held_out, not_held_out="",
         warnings=("intervals of 17 runs are too narrow.",),
     )  # fmt: skip

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +203,30 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert code == 1
     assert "No space left on device" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_sigterm_unwinds_a_command_so_that_no_scratch_folder_stays(tmp_path: Path) -> None:
+    """A command that is ended while it holds a temporary folder, as an export is for most of its time."""
+    program = """
+import sys, tempfile, time
+import sovit.cli
+
+def hold(arguments):
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
+        print(folder, flush=True)
+        time.sleep(60)
+
+class Parser:
+    def parse_args(self, argv):
+        return type("Arguments", (), {"run": staticmethod(hold)})
+
+sovit.cli.build_parser = Parser
+sys.exit(sovit.cli.main([]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert Path(process.stdout.readline().strip()).parent == tmp_path
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    process.stdout.close()
+    assert list(tmp_path.iterdir()) == []

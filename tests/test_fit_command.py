@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sovit.cli import main
+from sovit.jsonio import to_dict
 from sovit.laws.law_file import read_law
 from tests.recommend_law import small_law
 
@@ -71,7 +72,9 @@ def test_a_table_becomes_a_law_with_intervals_and_a_page(tmp_path: Path, capsys:
     assert "with the backward pass" in told
     assert "intervals of 13 runs are too narrow" in told
     law = read_law(tmp_path / "law.json")
-    assert (law.setting.head_dim, law.setting.pool, law.seen.width) == (16, "gap", (32, 128))
+    assert (law.setting.head_dim, law.setting.multiple, law.setting.pool) == (16, 8, "gap")
+    assert (law.seen.sizes("width"), law.seen.usual("width"), len(law.seen.shapes)) == ((32, 128), 128, 13)
+    assert law.training is None
     assert len(law.laws) == 60
     shapes, compute = [(64, 8, 256), (128, 3, 256)], [2000.0, 2000.0]
     np.testing.assert_allclose(law.law.predict(shapes, compute), small_law().predict(shapes, compute), rtol=0.03)
@@ -197,8 +200,30 @@ def test_other_learning_rates_are_a_check_and_no_points(tmp_path: Path, capsys: 
     runs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert fit(runs, "-o", tmp_path / "law.json", "--report", tmp_path / "law.html") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "the error of 1 shapes changes at 0.5 times the rate -4.0% to -4.0%, at 2 times the rate +30.0%" in told
+    assert "the error of one shape changes at 0.5 times the rate -4.0% to -4.0%, at 2 times the rate +30.0%" in told
     assert "is better by 4.0% at 0.5 times the learning rate" in told
     law = read_law(tmp_path / "law.json")
     assert law.fit == read_law(tmp_path / "plain.json").fit
     assert "these runs are not fitted" in (tmp_path / "law.html").read_text()
+
+
+def test_how_the_runs_were_trained_is_kept(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"recipe": "cifar10", "settings": ["ema=0"], "batch_size": 128, "cooldown": 0.2, "learning_rate": 0.001}
+    runs = table(tmp_path / "runs.jsonl", **how)
+    edited(runs, learning_rate=0.002)
+    assert fit(runs, "-o", tmp_path / "law.json") == 0
+    training = read_law(tmp_path / "law.json").training
+    assert training is not None
+    assert to_dict(training) == how
+    runs = table(tmp_path / "runs.jsonl", **how | {"settings": "ema=0"})
+    assert fit(runs, "-o", tmp_path / "law.json") == 2
+
+
+def test_sizes_that_are_no_multiples_have_a_front_too(tmp_path: Path) -> None:
+    runs = table(tmp_path / "runs.jsonl")
+    rows = [json.loads(line) for line in runs.read_text().splitlines()]
+    odd = [row | {"mlp_dim": row["mlp_dim"] + 3} for row in rows]
+    runs.write_text("".join(json.dumps(row) + "\n" for row in odd))
+    assert fit(runs, "-o", tmp_path / "law.json", "--report", tmp_path / "law.html") == 0
+    assert read_law(tmp_path / "law.json").setting.multiple == 1
+    assert "The front" in (tmp_path / "law.html").read_text()

@@ -37,7 +37,8 @@ def refused(folder: Path, rows: list[dict[str, Any]], more: str = "") -> str:
 
 def test_what_is_read(tmp_path: Path) -> None:
     waiting = [{key: value for key, value in run("d", 160).items() if key != "points"}, run("e", 192)]
-    points, not_run = read_table(written(tmp_path, [waiting[0], *GOOD, waiting[1]], more="\n"))
+    rows, points, not_run = read_table(written(tmp_path, [waiting[0], *GOOD, waiting[1]], more="\n"))
+    assert [row["run"] for row in rows] == ["d", "a", "b", "c", "e"]
     assert not_run == 2
     assert points.runs == ("a", "b", "c")
     assert points.run_P.tolist() == [0, 0, 1, 1, 2, 2]
@@ -53,14 +54,14 @@ def test_what_is_read(tmp_path: Path) -> None:
         ("{", "TABLE, line 4 is no JSON: "),
         ("[1]", 'TABLE, line 4 is no run: it needs an object with a "run".'),
         ('{"width": 3}', 'TABLE, line 4 is no run: it needs an object with a "run".'),
-        ('{"run": "d", "width": 64, "depth": 4}', 'TABLE, line 4 lacks "mlp_dim".'),
-        ('{"run": "d", "width": "64"}', 'TABLE, line 4: "width" must be a number.'),
-        ('{"run": "d", "width": true}', 'TABLE, line 4: "width" must be a number.'),
+        ('{"run": "d", "width": 64, "depth": 4}', 'TABLE, run d lacks "mlp_dim".'),
+        ('{"run": "d", "width": "64"}', 'TABLE, run d: "width" must be a number.'),
+        ('{"run": "d", "width": true}', 'TABLE, run d: "width" must be a number.'),
         (json.dumps(run("d", 64, points=3)), 'TABLE, line 4: "points" must be a list of objects.'),
         (json.dumps(run("d", 64, points=[3])), 'TABLE, line 4: "points" must be a list of objects.'),
-        (json.dumps(run("d", 64, (1, None))), 'TABLE, line 4 lacks "error".'),
-        (json.dumps(run("d", 64, points=[{"error": 1}])), 'TABLE, line 4 lacks "forward_flops".'),
-        (json.dumps(run("d", 10**400, (1, 0.5))), "TABLE, line 4"),
+        (json.dumps(run("d", 64, (1, None))), 'TABLE, run d lacks "error".'),
+        (json.dumps(run("d", 64, points=[{"error": 1}])), 'TABLE, run d lacks "forward_flops".'),
+        (json.dumps(run("d", 10**400, (1, 0.5))), "TABLE, "),
         ("[" * 100_000, "TABLE, line 4 is no JSON: "),
     ],
 )

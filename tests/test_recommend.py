@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +16,7 @@ from sovit.config import by_number, variant_config
 from sovit.cost import cost
 from sovit.errors import ConfigError
 from sovit.jsonio import from_dict, to_dict
-from sovit.laws.candidates import candidate_of, candidates, known_variants, untold
+from sovit.laws.candidates import candidates, candidates_of, known_variants, untold
 from sovit.laws.form import DIMENSIONS
 from sovit.laws.recommend import Recommendation, errors, front, recommend
 from sovit.laws.recommend_budget import Budget
@@ -23,6 +24,7 @@ from tests.recommend_law import SEEN, SETTING, TRAIN, replicates, small_candidat
 
 CANDIDATES = small_candidates()
 LAWS = replicates()
+STAR = ((128, 8, 256), (32, 8, 256), (64, 8, 256), (128, 2, 256), (128, 4, 256), (128, 8, 64), (128, 8, 128))
 LATENCY = {one.name: 0.05 * one.config.depth + 20 * one.cost.flops / 1e9 for one in CANDIDATES}
 
 
@@ -60,7 +62,7 @@ def test_without_a_margin_nothing_is_outside() -> None:
 def test_sizes_stay_few_however_far_the_runs_lie_apart() -> None:
     found = candidates(
         SETTING,
-        replace(SEEN, width=(16, 8192), depth=(1, 200), mlp_dim=(8, 65536)),
+        replace(SEEN, shapes=tuple(itertools.product((16, 8192), (1, 200), (8, 65536)))),
         small_law(),
         margin=1.5,
         multiple=8,
@@ -68,17 +70,34 @@ def test_sizes_stay_few_however_far_the_runs_lie_apart() -> None:
     assert all(len({getattr(one.config, name) for one in found}) <= 34 for name in DIMENSIONS)
 
 
-def test_nothing_is_asked_where_the_law_does_not_tell() -> None:
-    law = small_law()
+def test_where_the_law_does_not_tell_a_size_stays_at_what_most_runs_have() -> None:
+    law, star = small_law(), replace(SEEN, shapes=STAR)
     only_helps = replace(law, depth=replace(law.depth, beta=0.0))
     assert untold(only_helps) == ("depth",)
-    found = candidates(SETTING, SEEN, only_helps, margin=1.5, multiple=8)
-    assert sorted({one.config.depth for one in found}) == list(range(2, 9))
+    found = candidates(SETTING, star, only_helps, margin=1.5, multiple=8)
+    assert {one.config.depth for one in found} == {8}
+    assert len({one.config.width for one in found}) > 5
     held = replace(law, width=replace(law.width, identified=False))
-    found = candidates(SETTING, SEEN, held, margin=1.5, multiple=8)
-    assert {one.config.width for one in found} == {32, 128}
-    one_width = candidates(SETTING, replace(SEEN, width=(128, 128)), held, margin=1.5, multiple=8)
-    assert {one.config.width for one in one_width} == {128}
+    assert {one.config.width for one in candidates(SETTING, star, held, margin=1.5, multiple=8)} == {128}
+    few = replace(SEEN, shapes=((64, 2, 64), (64, 4, 128), (128, 8, 256)))
+    assert {one.config.width for one in candidates(SETTING, few, held, margin=1.5, multiple=8)} == {64}
+
+
+def test_shapes_far_from_every_run_of_a_star_are_told() -> None:
+    """Small in one dimension lies between the runs; small in two at once does not, however small each may be."""
+    star = replace(SEEN, shapes=STAR)
+
+    def outside(name: str) -> tuple[str, ...]:
+        return candidates_of([name], [variant_config(name, image_size=(32, 32))], star)[0].outside
+
+    for among in ("32,8,256,2/8", "128,2,256,8/8", "128,8,64,8/8", "96,6,208,6/8"):
+        assert outside(among) == ()
+    assert outside("32,2,256,2/8") == outside("48,6,64,3/8") == ("together",)
+    assert outside("128,12,256,8/8") == ("depth",)
+    budget = Budget(train_flops=TRAIN)
+    far = recommend(small_law(), LAWS, candidates(SETTING, star, small_law(), margin=1, multiple=8), budget, seen=star)
+    assert far.best.outside == ("together",)
+    assert "train this shape, or a grid around it, first" in far.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -273,9 +292,8 @@ def test_the_nearest_value_is_enough() -> None:
 
 def test_limits_that_only_together_leave_nothing() -> None:
     """The small model is slow here, and the fast one large: each limit says what it would have to be."""
-    small, large = (
-        candidate_of(name, variant_config(name, image_size=(32, 32)), SEEN) for name in ("32,2,64,2/8", "128,8,256,8/8")
-    )
+    names = ("32,2,64,2/8", "128,8,256,8/8")
+    small, large = candidates_of(names, [variant_config(name, image_size=(32, 32)) for name in names], SEEN)
     latency = {small.name: 5.0, large.name: 1.0}
     with pytest.raises(ConfigError) as raised:
         recommend(

@@ -13,7 +13,7 @@ import pytest
 import sovit.laws.recommend_command
 from sovit.cli import _print
 from sovit.commands.shape_recommend import add_recommend
-from sovit.config import variant_config
+from sovit.config import ViTConfig, by_number, variant_config
 from sovit.cost import cost
 from sovit.errors import ConfigError
 from sovit.jsonio import from_dict
@@ -79,7 +79,8 @@ def test_what_the_law_is_worth_comes_before_any_advice(capsys: pytest.CaptureFix
         "known shapes at the same budget",
         "So400m/8*",
         "g/8*",
-        "sovit train RECIPE --data DATA --out RUN --set width=",
+        "train it as the runs were:",
+        "sovit train cifar10 --data DATA --out RUN --set width=",
     ]
     places = [text.index(words) for words in order]
     assert places == sorted(places)
@@ -100,15 +101,25 @@ def test_json_holds_all_of_it(capsys: pytest.CaptureFixture[str], law: Path) -> 
     assert found.best.error.value == float(small_law().predict([best.width, best.depth, best.mlp_dim], t))
 
 
-def test_the_settings_train_the_shape(capsys: pytest.CaptureFixture[str], law: Path) -> None:
+def test_the_settings_train_the_shape_as_the_runs_were(capsys: pytest.CaptureFixture[str], law: Path) -> None:
     data = as_json(capsys, str(law), "--train-flops", str(TRAIN))
-    config = recipe("cifar10", data["train"])
+    config = recipe(data["train"]["recipe"], data["train"]["settings"])
     best = data["best"]["config"]
     assert (config.width, config.depth, config.mlp_dim) == (best["width"], best["depth"], best["mlp_dim"])
     assert (config.num_heads, config.patch_size, config.pool) == (best["num_heads"], best["patch_size"], best["pool"])
     assert list(config.image_size) == best["image_size"]
     images = config.steps * config.batch_size
     assert 3 * images * data["best"]["cost"]["flops"] == pytest.approx(TRAIN, rel=1e-3)
+    assert (config.batch_size, config.learning_rate, config.mup_depth, config.ema) == (256, 1.5e-3, (128, 8, 256), 0)
+    assert (config.schedule, config.cooldown_steps) == ("rsqrt", round(0.2 * config.steps))
+
+
+def test_without_a_recipe_in_the_table_it_is_left_open(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "law.json"
+    write_law(path, law_file(training=None))
+    assert "train it by a recipe of yours: sovit train RECIPE" in " ".join(
+        asked(capsys, str(path), "--train-flops", str(TRAIN)).split()
+    )
 
 
 def test_under_a_latency_only_measured_shapes_are_recommended(
@@ -132,6 +143,20 @@ def test_under_a_latency_only_measured_shapes_are_recommended(
     assert benches == []
     assert again["front"] == data["front"]
     assert again["latencies"]["new"] == 0
+
+
+def test_known_shapes_are_measured_when_asked(
+    capsys: pytest.CaptureFixture[str], law: Path, tmp_path: Path, benches: list[list[str]]
+) -> None:
+    words = [str(law), "--train-flops", str(TRAIN), "--max-latency-ms", "2", "--device", str(tmp_path / "m.json")]
+    text = " ".join(asked(capsys, *words).split())
+    assert "known shapes without milliseconds were not measured here: --measure-known does it" in text
+    benches.clear()
+    known = as_json(capsys, *words, "--measure-known")["known"]
+    names = [by_number(from_dict(ViTConfig, one["config"], "x")) for one in known]
+    assert benches[-4:] == [[name] for name in names]
+    assert all(one["latency_ms"] == pytest.approx(0.1 + one["cost"]["flops"] / 1e10, rel=1e-3) for one in known)
+    assert "--measure-known" not in asked(capsys, *words)
 
 
 def test_latencies_are_told(
@@ -166,9 +191,15 @@ def test_the_other_limits_come_before_measuring(
         (["--train-flops", "0"], "--train-flops is 0"),
         (["--train-flops", "nan"], "--train-flops is nan"),
         (["--train-flops", "-1e15"], "--train-flops is"),
-        (["--train-flops", "1e13", "--max-latency-ms", "2"], "--max-latency-ms and --device go together"),
-        (["--train-flops", "1e13", "--device", "m.json"], "--max-latency-ms and --device go together"),
-        (["--train-flops", "1e13", "--measure", "-1"], "--measure is -1"),
+        (["--train-flops", "1e13", "--max-latency-ms", "2"], "--max-latency-ms needs --device"),
+        (["--train-flops", "1e13", "--device", "m.json"], "--device is about measuring: it goes with --max-latency-ms"),
+        (["--train-flops", "1e13", "--precision", "bf16"], "--precision is about measuring"),
+        (["--train-flops", "1e13", "--measure", "3"], "--measure is about measuring"),
+        (["--train-flops", "1e13", "--batch", "8"], "--batch is that of a latency or of memory"),
+        (
+            ["--train-flops", "1e13", "--measure", "-1", "--max-latency-ms", "1", "--device", "m.json"],
+            "--measure is -1",
+        ),
         (["--train-flops", "1e13", "--anchor", "So400m"], "--anchor belongs to the law `paper`"),
         (["--train-flops", "1e13", "--anchor-flops", "1e9"], "--anchor-flops belongs to the law `paper`"),
         (["--train-flops", "1e13", "--lifetime-images", "nan"], "--lifetime-images is nan"),
@@ -185,6 +216,11 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], law: Path, words: list[
 def test_a_law_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         asked(capsys, str(tmp_path / "law.json"), "--train-flops", "1e13")
+    with pytest.raises(ConfigError, match="looks like a table of runs: `sovit shape fit`"):
+        asked(capsys, str(tmp_path / "runs.jsonl"), "--train-flops", "1e13")
+    (tmp_path / "measured.json").write_text('{"machine": {}, "rows": []}')
+    with pytest.raises(ConfigError, match="is no law: `sovit shape fit` writes one"):
+        asked(capsys, str(tmp_path / "measured.json"), "--train-flops", "1e13")
 
 
 def test_the_paper_gives_its_anchor_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +261,11 @@ def test_the_papers_reference_is_told_and_the_caveat_comes_first(capsys: pytest.
         (["--train-flops", "1e22", "--lifetime-images", "1e6"], "--lifetime-images cannot be kept"),
         (["--train-flops", "1e22", "--max-params", "0"], "--max-params cannot be kept"),
         (["--train-flops", "1e22", "--device", "m.json"], "--device cannot be kept"),
+        (["--train-flops", "1e22", "--batch", "8"], "--batch cannot be kept"),
+        (["--train-flops", "1e22", "--precision", "fp32"], "--precision cannot be kept"),
+        (["--train-flops", "1e22", "--measure", "0"], "--measure cannot be kept"),
+        (["--train-flops", "1e22", "--measure-known"], "--measure-known cannot be kept"),
+        (["--train-flops", "1e22", "--margin", "2"], "--margin cannot be kept"),
         (["--train-flops", "1e22", "--multiple", "0"], "the multiple of MLP sizes is 0"),
     ],
 )

@@ -222,6 +222,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     write_json(path, {"schema_version": 2, "machine": to_dict(this_machine()), "rows": []})
     with pytest.raises(ConfigError, match="schema_version"):
         read_device(path)
+    write_json(path, {"fit": {}, "laws": []})
+    with pytest.raises(ConfigError, match="holds no latencies of a machine"):
+        read_device(path)
     with pytest.raises(ConfigError, match="could not be written"):
         read_device(tmp_path / "nowhere" / "measured.json")
     with pytest.raises(ConfigError, match=r"128,8,256,8/8 is there twice for images of 32x32, batch 1, fp32"):

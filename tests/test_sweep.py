@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -114,7 +115,7 @@ def test_a_table_keeps_what_it_lists(tmp_path: Path) -> None:
         run_of(row, "here")
     for broken in ("{", "[]", "{}", '"run"'):
         table.path.write_text(broken + "\n")
-        with pytest.raises(ConfigError, match="line 1 is no run"):
+        with pytest.raises(ConfigError, match=r"line 1 is no (run|JSON)"):
             table.rows()
     table.path.unlink()
     with pytest.raises(ConfigError, match="`sovit shape sweep` writes a table"):
@@ -124,13 +125,18 @@ def test_a_table_keeps_what_it_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--sizes", "0"], "both must be at least 1"),
+        (["--sizes", "0"], "widths: 0 sizes that are multiples of 16: both must be at least 1"),
         (["--multiple", "0"], "both must be at least 1"),
         (["--other-rates", "0.5,2", "--every", "0"], "it must be 1 or more"),
-        (["--seeds", ","], "the design has no runs"),
+        (["--seeds", ","], "--seeds is ',', it must be numbers"),
         (["--steps", "501,777"], "multiples of one number"),
         (["--centre", "64,4"], "WIDTH,DEPTH,MLP"),
         (["--widths", "a,b"], "must be numbers"),
+        (["--widths", ""], "--widths is '', it must be numbers"),
+        (["--widths", ","], "--widths is ',', it must be numbers"),
+        (["--depths", "1,,2"], "--depths is '1,,2', it must be numbers"),
+        (["--sizes", "9"], "widths: there are no 9 sizes below 64"),
+        (["--design", "grid", "--with-centre", ""], "--with-centre is the star's"),
     ],
 )
 def test_a_design_that_cannot_be_is_wrong_usage(
@@ -142,7 +148,7 @@ def test_a_design_that_cannot_be_is_wrong_usage(
         "--learning-rate": "0.003",
     }  # fmt: skip
     given = plain | dict(zip(words[::2], words[1::2], strict=True))
-    line = [word for pair in given.items() for word in pair]
+    line = [word for name, value in given.items() for word in ([name] if name == "--with-centre" else [name, value])]
     assert main(["shape", "sweep", *line, "-o", str(tmp_path / "runs.jsonl")]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "runs.jsonl").exists()
@@ -258,6 +264,15 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         done = shape("run", str(table.path), "--data", "digits", *words)
         assert done.returncode == 2
         assert message in done.stderr
+
+
+def test_a_cluster_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        done = shape("run", str(designed(tmp_path).path), "--data", "digits", "--ray", address)
+    assert done.returncode == 2
+    assert f"--ray {address}: no cluster could be joined there" in " ".join(done.stderr.split())
 
 
 def test_ray_trains_the_same_table_and_a_worker_may_be_killed(whole: RunTable, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A worker that is killed costs nothing: Ray starts the task again, and the run go
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from sovit.laws.sweep import Run
 from train.jobs import RunsFailed, told
 
 _RETRIES: Final = 5  # of a task whose worker died
+_ANSWERS_SECONDS: Final = 5.0
 LOCAL: Final = "local"
 
 
@@ -38,8 +40,9 @@ def run_on_ray(
                 num_cpus=jobs * threads, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False
             )
         else:
+            _must_answer(address)
             ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"--ray {address}: no cluster could be joined there ({error}).") from error
     try:
         task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(_job)
@@ -60,6 +63,13 @@ def run_on_ray(
         ray.shutdown()
     if failed:
         raise RunsFailed(failed, len(runs))
+
+
+def _must_answer(address: str) -> None:
+    """Raises `OSError` where nothing listens: Ray itself would wait for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_SECONDS).close()
 
 
 def _job(run: Run, data: str, folder: str, threads: int) -> dict[str, Any]:

@@ -44,9 +44,9 @@ def _add_sweep(steps: Any) -> None:
     sweep.add_argument("--cooldown", type=float, default=0.2, help="the last part of each (default: %(default)s)")
     sweep.add_argument("--learning-rate", type=float, required=True, help="of the centre")
     sweep.add_argument(
-        "--other-rates", default="", metavar="FACTOR,FACTOR", help="train some shapes at these times the rate as well"
+        "--other-rates", metavar="FACTOR,FACTOR", help="train some shapes at these times the rate as well"
     )
-    sweep.add_argument("--every", type=int, default=4, help="which: every so many (default: 4)")
+    sweep.add_argument("--every", type=int, help="which: every so many (default: 4)")
     sweep.add_argument("--seeds", default="0", metavar="N,N,...", help="train every shape with each (default: 0)")
     sweep.add_argument("-o", "--out", type=Path, required=True, metavar="RUNS", help="the table; what it lists stays")
     with_json(sweep)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sovit.commands.parser import by_name, command, with_json
-from sovit.laws.sweep import MARGIN, MULTIPLE
+from sovit.laws.recommend_options import PRECISIONS, Options
+from sovit.laws.sweep import MULTIPLE
+
+_DEFAULTS: Final = Options()
 
 
 def add_recommend(steps: Any) -> None:
@@ -29,21 +32,27 @@ def add_recommend(steps: Any) -> None:
     recommend.add_argument(
         "--max-latency-ms", type=float, metavar="L", help="median time of a batch at most, measured on this machine"
     )
-    recommend.add_argument("--batch", type=int, default=1, help="images in a batch (default: %(default)s)")
+    recommend.add_argument("--batch", type=int, help=f"images in a batch (default: {_DEFAULTS.batch})")
     recommend.add_argument(
         "--device", type=Path, metavar="FILE", help="this machine's latencies; what is missing is measured into it"
     )
     recommend.add_argument(
-        "--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of what is measured (default: fp32)"
+        "--precision", choices=PRECISIONS, help=f"of what is measured (default: {_DEFAULTS.precision})"
     )
     recommend.add_argument(
-        "--measure", type=int, default=12, metavar="N", help="shapes at most, a few seconds each (default: %(default)s)"
+        "--measure", type=int, metavar="N", help=f"shapes at most, a few seconds each (default: {_DEFAULTS.measure})"
     )
     recommend.add_argument(
-        "--margin", type=float, default=MARGIN, help="how far beyond the runs' sizes, times (default: %(default)s)"
+        "--measure-known",
+        action="store_true",
+        default=None,
+        help="So400m, L, H and g as well: minutes, and gigabytes of memory",
     )
     recommend.add_argument(
-        "--multiple", type=int, default=MULTIPLE, help="MLP sizes are multiples of it (default: %(default)s)"
+        "--margin", type=float, help=f"how far beyond the runs' sizes, times (default: {_DEFAULTS.margin})"
+    )
+    recommend.add_argument(
+        "--multiple", type=int, help=f"MLP sizes are multiples of it (default: the runs'; of `paper` {MULTIPLE})"
     )
     recommend.add_argument("--anchor", help="of `paper`: x0, So150m or So400m, which is scaled (default: So400m)")
     recommend.add_argument(

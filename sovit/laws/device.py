@@ -118,6 +118,8 @@ def read_device(path: Path) -> Device:
         raise ConfigError(
             f"{path} is a result of `sovit bench`: name a file for this command, which writes it and measures into it."
         )
+    if not (isinstance(data, dict) and "machine" in data and "rows" in data):
+        raise ConfigError(f"{path} holds no latencies of a machine: name a new file, and they are measured into it.")
     found = from_dict(Device, data, str(path))
     differs = [
         field.name for field in fields(Machine) if getattr(found.machine, field.name) != getattr(here, field.name)

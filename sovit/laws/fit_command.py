@@ -16,13 +16,12 @@ from sovit.jsonio import must_be_writable, to_dict
 from sovit.laws.bootstrap import Interval, bootstrap
 from sovit.laws.fit import fit
 from sovit.laws.holdout import HoldOut, hold_out
-from sovit.laws.law_file import LawFile, seen_in, setting_of, write_law
+from sovit.laws.law_file import LawFile, seen_in, setting_of, training_of, write_law
 from sovit.laws.paper import EXPONENTS
 from sovit.laws.rates import doubts as rate_doubts
 from sovit.laws.rates import other_rates
 from sovit.laws.rates import told as rates_told
 from sovit.laws.report import write_report
-from sovit.laws.runs import RunTable
 from sovit.laws.table import Points, read_table
 
 _MOST: Final = 100_000
@@ -31,15 +30,15 @@ _MOST: Final = 100_000
 def fit_table(arguments: argparse.Namespace) -> Result:
     """Fit the law to a table of runs, with intervals and the error of predictions for what was held out."""
     _check(arguments)
-    points, not_run = read_table(arguments.table)
-    rows = list(RunTable.at(arguments.table).rows().values())
+    rows, points, not_run = read_table(arguments.table)
     others, left_out = other_rates(rows)
     if left_out:
         points = points.subset(np.array([points.runs[run] not in left_out for run in points.run_P.tolist()]))
+    fitted = [row for row in rows if row["run"] not in left_out]
     asked: dict[str, Any] = {"method": arguments.method, "starts": arguments.starts, "seed": arguments.seed}
     if arguments.delta is not None:
         asked["delta"] = arguments.delta
-    setting = setting_of(rows, str(arguments.table))
+    setting, training = setting_of(rows, str(arguments.table)), training_of(fitted, str(arguments.table))
     found = fit(points, **asked)
     held_out, why_not = _held_out(points, asked)
     replicates = bootstrap(points, found, replicates=arguments.replicates, seed=arguments.seed)
@@ -47,13 +46,15 @@ def fit_table(arguments: argparse.Namespace) -> Result:
     if not_run:
         warnings = (*warnings, f"{not_run} runs of the table have no points yet: they took no part.")
     law = LawFile(
-        setting=setting, seen=seen_in(points, rows), fit=found, laws=replicates.laws, intervals=replicates.intervals,
+        setting=setting, training=training, seen=seen_in(points, rows), fit=found,
+        laws=replicates.laws, intervals=replicates.intervals,
         hold_out=held_out, not_held_out=why_not, other_rates=others, warnings=warnings,
     )  # fmt: skip
-    write_law(arguments.out, law)
     if arguments.report:
+        # First, so that there is no law without the page that was asked for.
         told = [held_out_told(law), *([rates_told(others)] if others else [])]
         write_report(arguments.report, law, points, told)
+    write_law(arguments.out, law)
     data = {name: value for name, value in to_dict(law).items() if name != "laws"} | {"law": str(arguments.out)}
     return Result(data, _told(law, points))
 

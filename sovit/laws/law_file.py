@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
+import numpy as np
 from pydantic import ConfigDict
 
 from sovit.config import Pool
@@ -17,6 +20,7 @@ from sovit.laws.fit import Fit
 from sovit.laws.form import DIMENSIONS, ShapeLaw
 from sovit.laws.holdout import HoldOut
 from sovit.laws.rates import OtherRate
+from sovit.laws.sweep import MULTIPLE
 from sovit.laws.table import Points
 
 _SCHEMA_VERSION: Final = 1
@@ -26,7 +30,10 @@ _SAME: Final = (*_KEPT, "recipe", "settings", "batch_size", "cooldown")  # in al
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all runs have in common: the model apart from its shape, and the images. `head_dim` is the widest run's."""
+    """What all runs have in common: the model apart from its shape, and the images.
+
+    `head_dim` is the widest run's, and all MLP sizes are multiples of `multiple`.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -36,33 +43,64 @@ class Setting:
     classes: int
     data: str
     head_dim: int
+    multiple: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How all runs were trained, as `sovit shape sweep` wrote it; the `learning_rate` is the design's own."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    recipe: str
+    settings: tuple[str, ...]
+    batch_size: int
+    cooldown: float
+    learning_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """The least and the largest of what was measured; compute in GFLOPs, forward passes only.
+    """What was measured: the shapes of the runs, and the least and the largest compute, in GFLOPs forward, and error.
 
-    `images` are the most that a run saw, repeats counted; 0 where the table does not say.
+    `shapes` are width, depth and mlp_dim, one for each run. `images` are the most that a run saw, repeats counted; 0
+    where the table does not say.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    width: tuple[float, float]
-    depth: tuple[float, float]
-    mlp_dim: tuple[float, float]
+    shapes: tuple[tuple[float, float, float], ...]
     compute: tuple[float, float]
     error: tuple[float, float]
     images: float
 
+    def sizes(self, dimension: str) -> tuple[float, float]:
+        """The least and the largest of a dimension."""
+        sizes = self._of(dimension)
+        return min(sizes), max(sizes)
+
+    def usual(self, dimension: str) -> float:
+        """The size that most runs have, as the centre of a star; of several the largest."""
+        counts = Counter(self._of(dimension))
+        return max(counts, key=lambda size: (counts[size], size))
+
+    def _of(self, dimension: str) -> list[float]:
+        return [shape[DIMENSIONS.index(dimension)] for shape in self.shapes]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LawFile:
-    """A law as it is kept. `hold_out` is None, and `not_held_out` says why, where no part could be held out."""
+    """A law as it is kept.
+
+    `training` is None where the table does not say how its runs were trained. `hold_out` is None, and `not_held_out`
+    says why, where no part could be held out.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     schema_version: Literal[1] = _SCHEMA_VERSION
     setting: Setting
+    training: Training | None
     seen: Seen
     fit: Fit
     laws: tuple[ShapeLaw, ...]
@@ -89,15 +127,23 @@ def setting_of(rows: Sequence[dict[str, Any]], where: str) -> Setting:
         if not isinstance(row.get("num_heads"), int) or not isinstance(row.get("width"), int) or row["num_heads"] < 1:
             raise ConfigError(f"{where}: run {row.get('run')} lacks width and num_heads as whole numbers above 0.")
     widest = max(run, key=lambda row: int(row["width"]))
-    data = {name: widest.get(name) for name in _KEPT} | {"head_dim": widest["width"] // widest["num_heads"]}
-    return from_dict(Setting, data, where)
+    sizes = {"head_dim": widest["width"] // widest["num_heads"], "multiple": _multiple(run)}
+    return from_dict(Setting, {name: widest.get(name) for name in _KEPT} | sizes, where)
+
+
+def training_of(rows: Sequence[dict[str, Any]], where: str) -> Training | None:
+    """How runs of one learning rate were trained. Raises `ConfigError` for a table that says it in another way."""
+    row = next(row for row in rows if row.get("points"))
+    said = {field.name: row.get(field.name) for field in fields(Training)}
+    return None if None in said.values() else from_dict(Training, said, where)
 
 
 def seen_in(points: Points, rows: Sequence[dict[str, Any]]) -> Seen:
-    """The ranges of the points; `rows` are those of their table."""
+    """The shapes and ranges of the points; `rows` are those of their table."""
     images = max((point.get("images") or 0 for row in rows for point in row.get("points") or []), default=0)
-    ranges = {name: _range(points.shapes_PK[:, index]) for index, name in enumerate(DIMENSIONS)}
-    return Seen(**ranges, compute=_range(points.compute_P), error=_range(points.error_P), images=float(images))
+    first_R = np.unique(points.run_P, return_index=True)[1]
+    shapes = tuple((width, depth, mlp_dim) for width, depth, mlp_dim in points.shapes_PK[first_R].tolist())
+    return Seen(shapes=shapes, compute=_range(points.compute_P), error=_range(points.error_P), images=float(images))
 
 
 def write_law(path: Path, law: LawFile) -> None:
@@ -107,8 +153,18 @@ def write_law(path: Path, law: LawFile) -> None:
 
 def read_law(path: Path) -> LawFile:
     """Read it; raises `ConfigError` for a file that is none."""
-    return from_dict(LawFile, read_json(path), str(path))
+    if path.suffix == ".jsonl":
+        raise ConfigError(f"{path} looks like a table of runs: `sovit shape fit` makes a law of one.")
+    data = read_json(path)
+    if not (isinstance(data, dict) and "fit" in data and "laws" in data):
+        raise ConfigError(f"{path} is no law: `sovit shape fit` writes one.")
+    return from_dict(LawFile, data, str(path))
 
 
 def _range(values: Any) -> tuple[float, float]:
     return float(values.min()), float(values.max())
+
+
+def _multiple(rows: Sequence[dict[str, Any]]) -> int:
+    """What MLP sizes are multiples of: `MULTIPLE`, or as much of it as the runs' are."""
+    return math.gcd(MULTIPLE, *(int(row["mlp_dim"]) for row in rows))

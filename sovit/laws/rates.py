@@ -80,7 +80,8 @@ def told(others: Sequence[OtherRate]) -> str:
         for changes in [[one.change for one in others if one.factor == factor]]
     ]
     shapes = len({one.shape for one in others})
-    return f"learning rate: the error of {shapes} shapes changes at {', at '.join(parts)}; these runs are not fitted"
+    counted = f"{shapes} shapes" if shapes > 1 else "one shape"
+    return f"learning rate: the error of {counted} changes at {', at '.join(parts)}; these runs are not fitted"
 
 
 def _shape(row: Mapping[str, Any]) -> str:

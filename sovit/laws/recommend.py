@@ -16,8 +16,8 @@ from sovit.cost import Cost
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
 from sovit.laws.bootstrap import Interval, summarise
-from sovit.laws.candidates import Candidate
-from sovit.laws.form import ShapeLaw
+from sovit.laws.candidates import TOGETHER, Candidate
+from sovit.laws.form import DIMENSIONS, ShapeLaw
 from sovit.laws.law_file import Seen
 from sovit.laws.powers import Floats
 from sovit.laws.recommend_budget import Budget, keeping, limits
@@ -40,8 +40,8 @@ class Advice:
     `compute` is what is left for its training in GFLOPs, forward passes, and `images` how many that pays for, repeats
     counted. `error` is None where nothing is left, `latency_ms` where it was not measured. `best_share` is the share of
     the bootstrap's laws to which it, or a neighbour within 25 % of its sizes, is the best of all candidates; None for
-    shapes that are not on the front. `outside` names in what the law was asked beyond its runs: dimensions, `compute`,
-    and `images` where it would see more than any run did.
+    shapes that are not on the front. `outside` names in what the law was asked beyond its runs: dimensions, or all of
+    them `together`; `compute`; and `images` where it would see more than any run did.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -85,10 +85,15 @@ class Recommendation:
     def warnings(self) -> tuple[str, ...]:
         """Why not to trust it, a sentence each."""
         found = []
-        sizes = [name for name in self.best.outside if name not in ("compute", "images")]
+        sizes = [name for name in self.best.outside if name in DIMENSIONS]
         if sizes:
             found.append(
                 f"no run was as small or as large as the best shape in {', '.join(sizes)}: the law is stretched."
+            )
+        if TOGETHER in self.best.outside:
+            found.append(
+                "each size of the best shape lies among the runs', and no run changed several so far at once: that "
+                "what they do adds up is an assumption of the law, so train this shape, or a grid around it, first."
             )
         if "images" in self.best.outside:
             found.append(

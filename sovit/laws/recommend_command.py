@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from sovit.commands.result import Result
+from sovit.config import by_number
 from sovit.cost import TRAINING
 from sovit.errors import ConfigError
 from sovit.jsonio import to_dict
@@ -20,13 +21,18 @@ from sovit.laws.law_file import LawFile, read_law
 from sovit.laws.recommend import errors, recommend
 from sovit.laws.recommend_budget import Budget, keeping, limits, option
 from sovit.laws.recommend_measure import Latencies, device_model, measure_towards
+from sovit.laws.recommend_options import Options
 from sovit.laws.recommend_paper import scale
-from sovit.laws.recommend_words import paper_told, settings_of, told
+from sovit.laws.recommend_train import Recipe
+from sovit.laws.recommend_words import paper_told, told
+from sovit.laws.sweep import MULTIPLE
 
 PAPER: Final = "paper"
-# What the paper's law cannot weigh, and what belongs to it alone.
-_NOT_OF_PAPER: Final = ("lifetime_images", "max_params", "max_memory", "max_latency_ms", "device")
+# What the paper's law cannot weigh, what belongs to it alone, and what is about measuring.
+_NOT_OF_PAPER: Final = ("lifetime_images", "max_params", "max_memory", "max_latency_ms", "device", "batch", "precision",
+                        "measure", "measure_known", "margin")  # fmt: skip
 _OF_PAPER: Final = ("anchor", "anchor_flops")
+_OF_MEASURING: Final = ("device", "precision", "measure", "measure_known")
 _ANCHOR: Final = "So400m"
 
 
@@ -37,16 +43,21 @@ def recommend_shape(arguments: argparse.Namespace) -> Result:
     for name in _OF_PAPER:
         if getattr(arguments, name) is not None:
             raise ConfigError(f"{option(name)} belongs to the law `{PAPER}`: a fitted law has no anchor.")
-    budget = _budget(arguments)
+    options = _options(arguments)
+    budget = _budget(arguments, options)
     law = read_law(Path(arguments.law))
-    around = candidates(law.setting, law.seen, law.law, margin=arguments.margin, multiple=arguments.multiple)
+    multiple = law.setting.multiple if arguments.multiple is None else arguments.multiple
+    around = candidates(law.setting, law.seen, law.law, margin=options.margin, multiple=multiple)
+    known = known_variants(law.setting, law.seen)
     latencies = None
     if budget.max_latency_ms is not None:
-        latencies = _measured(arguments, law, around, budget, budget.max_latency_ms)
+        also = known if arguments.measure_known else ()
+        latencies = _measured(arguments.device, law, around, also, budget, budget.max_latency_ms, options)
     found = recommend(
-        law.law, law.laws, around, budget, seen=law.seen, known=known_variants(law.setting, law.seen),
+        law.law, law.laws, around, budget, seen=law.seen, known=known,
         latency_ms=latencies.by_name if latencies else {},
     )  # fmt: skip
+    train = Recipe.of(found.best.config, found.best.images, law.training)
     data: dict[str, Any] = {
         "law": arguments.law,
         "held_out": law.hold_out and to_dict(law.hold_out),
@@ -54,11 +65,11 @@ def recommend_shape(arguments: argparse.Namespace) -> Result:
         "compute": {"train_flops": budget.train_flops, "forward_flops": budget.train_flops / TRAINING},
         "warnings": [*law.warnings, *found.warnings, *(latencies.cautions if latencies else ())],
         "best": to_dict(found.best),
-        "train": settings_of(found.best.config, found.best.images),
+        "train": to_dict(train),
         **to_dict(found),
         "latencies": latencies and latencies.to_json(),
     }
-    return Result(data, told(law, found, latencies))
+    return Result(data, told(law, found, latencies, train))
 
 
 def _by_paper(arguments: argparse.Namespace) -> Result:
@@ -70,38 +81,49 @@ def _by_paper(arguments: argparse.Namespace) -> Result:
             )
     found = scale(
         train_flops=arguments.train_flops, anchor=arguments.anchor or _ANCHOR, anchor_flops=arguments.anchor_flops,
-        multiple=arguments.multiple,
+        multiple=MULTIPLE if arguments.multiple is None else arguments.multiple,
     )  # fmt: skip
     compute = {"train_flops": found.train_flops, "forward_flops": found.train_flops / TRAINING}
-    train = settings_of(found.config, found.images)
-    return Result({"law": PAPER, "compute": compute, **to_dict(found), "train": train}, paper_told(found))
+    train = Recipe.of(found.config, found.images, None)
+    return Result(
+        {"law": PAPER, "compute": compute, **to_dict(found), "train": to_dict(train)}, paper_told(found, train)
+    )
 
 
-def _budget(arguments: argparse.Namespace) -> Budget:
-    if (arguments.max_latency_ms is None) != (arguments.device is None):
-        raise ConfigError(
-            "--max-latency-ms and --device go together: the limit, and the file of what this machine measured."
-        )
-    if arguments.measure < 0:
-        raise ConfigError(f"--measure is {arguments.measure}, it must be 0 or more shapes.")
+def _options(arguments: argparse.Namespace) -> Options:
+    typed = {one.name: value for one in fields(Options) if (value := getattr(arguments, one.name)) is not None}
+    return Options(**typed)
+
+
+def _budget(arguments: argparse.Namespace, options: Options) -> Budget:
+    if arguments.max_latency_ms is None:
+        for name in _OF_MEASURING:
+            if getattr(arguments, name) is not None:
+                raise ConfigError(f"{option(name)} is about measuring: it goes with --max-latency-ms, the limit.")
+    elif arguments.device is None:
+        raise ConfigError("--max-latency-ms needs --device, the file of what this machine measured, or will.")
+    if arguments.batch is not None and arguments.max_latency_ms is None and arguments.max_memory is None:
+        raise ConfigError("--batch is that of a latency or of memory: it goes with --max-latency-ms or --max-memory.")
+    if options.measure < 0:
+        raise ConfigError(f"--measure is {options.measure}, it must be 0 or more shapes.")
     return Budget(
         train_flops=arguments.train_flops,
         lifetime_images=0.0 if arguments.lifetime_images is None else arguments.lifetime_images,
         max_params=arguments.max_params,
         max_memory=arguments.max_memory,
         max_latency_ms=arguments.max_latency_ms,
-        batch=arguments.batch,
+        batch=options.batch,
     )
 
 
 def _measured(
-    arguments: argparse.Namespace, law: LawFile, around: Sequence[Candidate], budget: Budget, limit_ms: float
-) -> Latencies:
-    """What the file holds and, of what is missing, the shapes that decide; written into the file as they come."""
-    path: Path = arguments.device
+    path: Path, law: LawFile, around: Sequence[Candidate], also: Sequence[Candidate], budget: Budget, limit_ms: float,
+    options: Options,
+) -> Latencies:  # fmt: skip
+    """What the file holds and, of what is missing, the shapes that decide and those of `also`."""
     device = read_device(path)
     load_average = os.getloadavg()[0]
-    question = Question(law.setting.image_size, budget.batch, arguments.precision)
+    question = Question(law.setting.image_size, budget.batch, options.precision)
 
     def measure(names: Sequence[str]) -> Mapping[str, float]:
         nonlocal device
@@ -114,7 +136,10 @@ def _measured(
     kept_P = keeping(limits(replace(budget, max_latency_ms=None), around, {}), around)
     within = [one for one, kept in zip(around, kept_P, strict=True) if kept]
     before = {shape: row.p50_ms for shape, row in device.answers(question).items()}
-    after = measure_towards(within, errors(law.law, within, budget), limit_ms, before, measure, arguments.measure)
+    after = measure_towards(within, errors(law.law, within, budget), limit_ms, before, measure, options.measure)
+    for one in also:
+        if (name := by_number(one.config)) not in after:
+            after.update(measure([name]))
     return Latencies(
         device=device, question=question, by_name=after, new=len(after) - len(before), model=device_model(around, after)
     )

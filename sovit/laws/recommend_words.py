@@ -21,13 +21,13 @@ from sovit.laws.law_file import LawFile
 from sovit.laws.recommend import Advice, Recommendation
 from sovit.laws.recommend_measure import Latencies
 from sovit.laws.recommend_paper import Scaled
+from sovit.laws.recommend_train import Recipe
 
-_BATCH: Final = 128  # of the example
 _GIGA: Final = 1e9
 _MEGA: Final = 1e6
 
 
-def told(law: LawFile, found: Recommendation, latencies: Latencies | None) -> Group:
+def told(law: LawFile, found: Recommendation, latencies: Latencies | None, train: Recipe) -> Group:
     """All of it."""
     warnings = [*law.warnings, *found.warnings, *(latencies.cautions if latencies else ())]
     return Group(
@@ -40,15 +40,15 @@ def told(law: LawFile, found: Recommendation, latencies: Latencies | None) -> Gr
         _table("the front, from cheap to good", found.front),
         _table("known shapes at the same budget", found.known),
         Text(
-            "* beyond the sizes of the runs. 95 %: the interval of the error. best: to which share of the bootstrap's "
+            "* not among the runs' shapes. 95 %: the interval of the error. best: to which share of the bootstrap's "
             f"laws the best of all shapes is this one or a neighbour; to {found.elsewhere:.0%} it is elsewhere."
         ),
         Text(),
-        Text(_trained(found.best.config, found.best.images)),
+        Text(train.told()),
     )
 
 
-def paper_told(found: Scaled) -> Group:
+def paper_told(found: Scaled, train: Recipe) -> Group:
     """A shape by the paper's law, with its caveat before it."""
     width, depth, mlp_dim = found.sizes
     rows = [
@@ -67,17 +67,8 @@ def paper_told(found: Scaled) -> Group:
         Text(_compute(found.train_flops)),
         Text(aligned(f"shape: {found.name}", rows)),
         Text(),
-        Text(_trained(found.config, found.images)),
+        Text(train.told()),
     )
-
-
-def settings_of(config: ViTConfig, images: float) -> list[str]:
-    """Fields of a recipe that train a shape on so many images, as they are typed after `--set`."""
-    return [
-        f"width={config.width}", f"depth={config.depth}", f"mlp_dim={config.mlp_dim}", f"num_heads={config.num_heads}",
-        f"patch_size={config.patch_size}", f"image_size={'x'.join(map(str, config.image_size))}", f"pool={config.pool}",
-        f"batch_size={_BATCH}", f"steps={max(1, round(images / _BATCH))}",
-    ]  # fmt: skip
 
 
 def _compute(train_flops: float) -> str:
@@ -88,17 +79,11 @@ def _compute(train_flops: float) -> str:
     )
 
 
-def _trained(config: ViTConfig, images: float) -> str:
-    fields = " ".join(f"--set {field}" for field in settings_of(config, images))
-    return (
-        f"train it, with the recipe and the other settings of the runs (any batch_size: batch_size x steps are the "
-        f"images):\n  sovit train RECIPE --data DATA --out RUN {fields}"
-    )
-
-
 def _notes(law: LawFile, found: Recommendation, latencies: Latencies | None) -> list[str]:
     notes = [
-        f"the law does not tell the best {name}: no {name} beyond the runs' was looked at." for name in untold(law.law)
+        f"the law does not tell the best {name}: all shapes looked at have the {name} that most runs have, "
+        f"{law.seen.usual(name):g}."
+        for name in untold(law.law)
     ]
     measured = "" if latencies is None else "measured "
     notes.append(f"{found.within:,} {measured}shapes of {found.candidates:,} that were looked at keep to the budget.")
@@ -110,6 +95,8 @@ def _notes(law: LawFile, found: Recommendation, latencies: Latencies | None) -> 
         f"latencies are medians of batches of {question.batch} in {question.precision} by {runtimes or 'nothing'}, no "
         f"head: {len(rows)} shapes measured, {latencies.new} of them now."
     )
+    if any(one.latency_ms is None for one in found.known):
+        notes.append("known shapes without milliseconds were not measured here: --measure-known does it.")
     if model := latencies.model:
         notes.append(
             f"the model that chose what to measure predicts each of {model.shapes} shapes from the others to "
@@ -152,11 +139,10 @@ def _with_intervals(error: Interval | None) -> str:
 
 def _table(title: str, rows: Sequence[Advice]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    small = all(one.cost.flops < _GIGA for one in rows)
     table.add_column("shape", overflow="fold")
     with_latency = any(one.latency_ms is not None for one in rows)
     for name in (
-        "MFLOPs" if small else "GFLOPs",
+        "GFLOPs",
         "M\nparams",
         *["ms"] * with_latency,
         "images",
@@ -169,7 +155,7 @@ def _table(title: str, rows: Sequence[Advice]) -> Table:
         latency = "" if one.latency_ms is None else f"{one.latency_ms:.3g}"
         table.add_row(
             f"{one.name}{'*' if set(one.outside) - {'compute', 'images'} else ''}",
-            f"{one.cost.flops / (_MEGA if small else _GIGA):.3g}",
+            f"{one.cost.flops / _GIGA:.3g}",
             f"{one.cost.parameters / _MEGA:.3g}",
             *[latency] * with_latency,
             f"{one.images:.2g}",

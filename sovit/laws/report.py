@@ -11,19 +11,20 @@ import numpy as np
 
 from sovit import __version__
 from sovit.cost import TRAINING
-from sovit.laws.candidates import candidates
+from sovit.laws.candidates import candidates, untold
 from sovit.laws.curves import Curve, Dot, chart
 from sovit.laws.form import DIMENSIONS
 from sovit.laws.law_file import LawFile
 from sovit.laws.powers import Floats
 from sovit.laws.recommend import recommend
 from sovit.laws.recommend_budget import Budget
-from sovit.laws.sweep import MARGIN, MULTIPLE
+from sovit.laws.recommend_options import Options
 from sovit.laws.table import GFLOP, Points
 from sovit.plot.page import page
 
 _LEVELS: Final = 4  # of compute, that curves are drawn for
 _ALONG: Final = 60  # points of a curve
+_SIZES: Final = 12  # of each dimension, that the least error is looked for among
 _REPLICATES: Final = 200  # are enough for a band
 
 
@@ -131,7 +132,7 @@ def _least_by_compute(law: LawFile) -> str:
 
 def _front(law: LawFile) -> str:
     """What `sovit shape recommend` says at the largest compute seen, without limits."""
-    around = candidates(law.setting, law.seen, law.law, margin=MARGIN, multiple=MULTIPLE)
+    around = candidates(law.setting, law.seen, law.law, margin=Options().margin, multiple=law.setting.multiple)
     budget = Budget(train_flops=TRAINING * law.seen.compute[1] * GFLOP)
     along = recommend(law.law, law.laws[:_REPLICATES], around, budget, seen=law.seen).front
     told = [(one.cost.flops / GFLOP, one.error, one) for one in along if one.error is not None]
@@ -156,7 +157,12 @@ def _front(law: LawFile) -> str:
 
 
 def _grid(law: LawFile) -> Floats:
-    axes = [np.geomspace(low, high, 12) for low, high in (law.seen.width, law.seen.depth, law.seen.mlp_dim)]
+    # A dimension whose best size is not told stays at what most runs have, as in all advice.
+    held = untold(law.law)
+    axes = [
+        np.array([law.seen.usual(name)]) if name in held else np.geomspace(*law.seen.sizes(name), _SIZES)
+        for name in DIMENSIONS
+    ]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(DIMENSIONS))
 
 

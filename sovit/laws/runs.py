@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sovit.errors import ConfigError
 from sovit.jsonio import read_json
+from sovit.laws.rows import read_rows
 from sovit.laws.sweep import Run, run_of
 
 RESULT: Final = "result.json"
@@ -33,22 +33,7 @@ class RunTable:
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Its lines by run. Raises `ConfigError` for lines that are none."""
-        if not self.path.is_file():
-            raise ConfigError(f"{self.path} is no file: `sovit shape sweep` writes a table.")
-        found: dict[str, dict[str, Any]] = {}
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{self.path} cannot be read as a table: {error}.") from error
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                found[row["run"]] = row
-            except (ValueError, TypeError, KeyError) as error:
-                raise ConfigError(f"{self.path}, line {number} is no run.") from error
-        return found
+        return read_rows(self.path)
 
     def runs(self) -> dict[str, Run]:
         """The runs by name."""

@@ -30,7 +30,6 @@ _OWN: Final = frozenset(
 )  # fmt: skip
 Design = Literal["star", "grid"]
 MULTIPLE: Final = 8  # of MLP sizes
-MARGIN: Final = 1.5  # how far beyond the sizes of the runs a law is asked, times
 STAR_RATIO: Final = 0.8  # from one size to the next one down: steps of about 20 %, as in the paper's grid
 
 

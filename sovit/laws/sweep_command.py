@@ -6,7 +6,7 @@ import argparse
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sovit.commands.result import Result
 from sovit.config import parse_image_size
@@ -15,29 +15,29 @@ from sovit.laws.runs import RunTable
 from sovit.laws.sweep import Run, grid, ladder, star, with_learning_rates
 
 N = TypeVar("N", int, float)
+_EVERY: Final = 4
 
 
 def sweep(arguments: argparse.Namespace) -> Result:
     """Write the runs of a design into a table; those that it lists already stay as they are."""
+    if arguments.with_centre and arguments.design != "star":
+        raise ConfigError("--with-centre is the star's: a grid has what its sizes make.")
     centre = _centre(arguments)
-    sizes = {"count": arguments.sizes, "ratio": arguments.ratio}
-    widths = _numbers("--widths", arguments.widths, int) or ladder(centre.width, multiple=arguments.head_dim, **sizes)
-    depths = _numbers("--depths", arguments.depths, int) or ladder(centre.depth, multiple=1, **sizes)
-    mlp_dims = _numbers("--mlp-dims", arguments.mlp_dims, int) or ladder(
-        centre.mlp_dim, multiple=arguments.multiple, **sizes
-    )
+    widths = _sizes(arguments, "widths", centre.width, arguments.head_dim)
+    depths = _sizes(arguments, "depths", centre.depth, 1)
+    mlp_dims = _sizes(arguments, "mlp_dims", centre.mlp_dim, arguments.multiple)
     design = {"widths": widths, "depths": depths, "mlp_dims": mlp_dims, "head_dim": arguments.head_dim}
     if arguments.design == "star":
         runs = star(centre, with_centre=arguments.with_centre, **design)
     else:
         runs = grid(centre, **design)
-    factors = _numbers("--other-rates", arguments.other_rates, float)
-    if factors:
-        runs = with_learning_rates(runs, factors, arguments.every)
+    if arguments.other_rates is not None:
+        factors = _numbers("--other-rates", arguments.other_rates, float)
+        runs = with_learning_rates(runs, factors, _EVERY if arguments.every is None else arguments.every)
+    elif arguments.every is not None:
+        raise ConfigError("--every is of --other-rates: it says which shapes get them.")
     seeds = _numbers("--seeds", arguments.seeds, int)
     runs = tuple(replace(run, seed=seed) for run, seed in itertools.product(runs, seeds))
-    if not runs:
-        raise ConfigError("the design has no runs: give it sizes and seeds.")
     table = RunTable.at(arguments.out)
     added = table.add(runs)
     steps = sum(run.horizons[-1] for run in runs)
@@ -64,9 +64,20 @@ def _centre(arguments: argparse.Namespace) -> Run:
     )  # fmt: skip
 
 
-def _numbers(option: str, text: str | None, kind: Callable[[str], N]) -> tuple[N, ...]:
+def _sizes(arguments: argparse.Namespace, name: str, largest: int, multiple: int) -> tuple[int, ...]:
+    """Those that were typed, or so many below the centre's."""
+    typed = getattr(arguments, name)
+    if typed is not None:
+        return _numbers(f"--{name.replace('_', '-')}", typed, int)
     try:
-        return tuple(kind(part) for part in (text or "").split(",") if part)
+        return ladder(largest, count=arguments.sizes, ratio=arguments.ratio, multiple=multiple)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], N]) -> tuple[N, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option} is {text!r}, it must be numbers with commas between them.") from error
 

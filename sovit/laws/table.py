@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from sovit.errors import ConfigError
 from sovit.laws.form import DIMENSIONS
 from sovit.laws.powers import Floats
+from sovit.laws.rows import read_rows
 
 GFLOP: Final = 1e9
 LEAST_RUNS: Final = 3  # no dimension of a shape can have three sizes in fewer
@@ -116,8 +116,9 @@ class Points:
 
 
 class Table(NamedTuple):
-    """A table of runs: the points of those that were run, and how many were not."""
+    """A table of runs: its lines, the points of those that were run, and how many were not."""
 
+    rows: tuple[dict[str, Any], ...]
     points: Points
     not_run: int
 
@@ -128,26 +129,14 @@ def read_table(path: Path) -> Table:
         {"run": "3f2a...", "width": 64, "depth": 4, "mlp_dim": 256, ...,
          "points": [{"steps": 500, "images": 64000, "forward_flops": 1.2e12, "error": 0.61}, ...]}
 
-    `forward_flops` are those of all images up to the point. Other fields are left alone. Raises `ConfigError` that
-    names the line or the run.
+    `forward_flops` are those of all images up to the point. Raises `ConfigError` that names the line or the run.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from error
-    rows = [
-        _row(line, f"{path}, line {number}") for number, line in enumerate(text.split("\n"), start=1) if line.strip()
-    ]
-    lines: dict[str, int] = {}
-    for index, row in enumerate(rows):
-        if lines.setdefault(row.name, index) != index:
-            raise ConfigError(f"{path} holds run {row.name} twice: every run has one line.")
-    run = [row for row in rows if row.points]
+    rows = tuple(read_rows(path).values())
+    parsed = [_row(row, f"{path}, run {row['run']}") for row in rows]
+    run = [one for one in parsed if one.points]
     if not run:
         raise ConfigError(f"{path} holds {len(rows)} runs and none of them has points: run them first.")
-    return Table(_points(run), len(rows) - len(run))
+    return Table(rows, _points(run), len(rows) - len(run))
 
 
 class _Row(NamedTuple):
@@ -156,19 +145,11 @@ class _Row(NamedTuple):
     points: tuple[tuple[float, float], ...]  # GFLOPs and error
 
 
-def _row(line: str, where: str) -> _Row:
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is no JSON: {error}.") from error
-    if not isinstance(data, dict) or not isinstance(data.get("run"), str):
-        raise ConfigError(f'{where} is no run: it needs an object with a "run".')
-    points = data.get("points") or []
-    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
-        raise ConfigError(f'{where}: "points" must be a list of objects.')
+def _row(row: dict[str, Any], where: str) -> _Row:
+    points = row.get("points") or []
     return _Row(
-        data["run"],
-        tuple(_number(data, dimension, where) for dimension in DIMENSIONS),
+        row["run"],
+        tuple(_number(row, dimension, where) for dimension in DIMENSIONS),
         tuple((_number(point, "forward_flops", where) / GFLOP, _number(point, "error", where)) for point in points),
     )
 

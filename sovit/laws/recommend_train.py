@@ -1,0 +1,49 @@
+"""The command that trains a recommended shape as the runs were trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from pydantic import ConfigDict
+
+from sovit.config import ViTConfig
+from sovit.jsonio import STRICT
+from sovit.laws.law_file import Training
+
+_BATCH: Final = 128  # where no runs tell
+_UNTOLD: Final = "RECIPE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A recipe and the fields of it that change, as they are typed after `--set`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    recipe: str
+    settings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: ViTConfig, images: float, training: Training | None) -> Recipe:
+        """What trains a shape on so many images, repeats counted; without `training` the recipe is left open."""
+        batch_size = training.batch_size if training else _BATCH
+        steps = max(1, round(images / batch_size))
+        shape = {
+            "width": config.width, "depth": config.depth, "mlp_dim": config.mlp_dim, "num_heads": config.num_heads,
+            "patch_size": config.patch_size, "image_size": "x".join(map(str, config.image_size)), "pool": config.pool,
+            "batch_size": batch_size, "steps": steps,
+        }  # fmt: skip
+        settings = [f"{name}={value}" for name, value in shape.items()]
+        if training is None:
+            return cls(recipe=_UNTOLD, settings=tuple(settings))
+        # A cooldown off a trunk is a training of its own length by this schedule.
+        settings += ["schedule=rsqrt", f"cooldown_steps={max(1, round(training.cooldown * steps))}"]
+        settings += [f"learning_rate={training.learning_rate:g}", *training.settings]
+        return cls(recipe=training.recipe, settings=tuple(settings))
+
+    def told(self) -> str:
+        """As it is typed."""
+        fields = " ".join(f"--set {field}" for field in self.settings)
+        how = "by a recipe of yours" if self.recipe == _UNTOLD else "as the runs were"
+        return f"train it {how}:\n  sovit train {self.recipe} --data DATA --out RUN {fields}"
