@@ -70,6 +70,7 @@ def test_a_table_becomes_a_law_with_intervals_and_a_page(tmp_path: Path, capsys:
     assert re.search(r"held out: the \d+ points of most compute, up to [\d.]+ times", told)
     assert told.index("held out") < told.index("s_width")
     assert "with the backward pass" in told
+    assert re.search(r"each run left out and predicted by the others: mean error 0\.\d%", told)
     assert "intervals of 13 runs are too narrow" in told
     law = read_law(tmp_path / "law.json")
     assert (law.setting.head_dim, law.setting.multiple, law.setting.pool) == (16, 8, "gap")
@@ -208,7 +209,13 @@ def test_other_learning_rates_are_a_check_and_no_points(tmp_path: Path, capsys: 
 
 
 def test_how_the_runs_were_trained_is_kept(tmp_path: Path) -> None:
-    how: dict[str, Any] = {"recipe": "cifar10", "settings": ["ema=0"], "batch_size": 128, "cooldown": 0.2, "learning_rate": 0.001}
+    how: dict[str, Any] = {
+        "recipe": "cifar10",
+        "settings": ["ema=0"],
+        "batch_size": 128,
+        "cooldown": 0.2,
+        "learning_rate": 0.001,
+    }
     runs = table(tmp_path / "runs.jsonl", **how)
     edited(runs, learning_rate=0.002)
     assert fit(runs, "-o", tmp_path / "law.json") == 0

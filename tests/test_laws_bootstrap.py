@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from benchmarks.studies.law import coverage
+from benchmarks.studies.law_tables import law_of, points_of, scattered, star
 from sovit.errors import ConfigError
 from sovit.jsonio import from_dict, to_dict
 from sovit.laws.bootstrap import Bootstrap, bootstrap, summarise
@@ -15,7 +16,7 @@ from sovit.laws.fit import fit
 from sovit.laws.form import ShapeLaw
 from sovit.laws.solve import Method
 from sovit.laws.table import Points
-from tests.test_laws_fit import METHODS, agree, law_of, points_of, scattered, star
+from tests.test_laws_fit import METHODS, agree
 
 EXPONENTS = ("s_width", "s_depth", "s_mlp_dim")
 BEYOND = ((1968.0, 40.0, 6144.0), 3e11)  # the paper's centre, after twice the largest compute of the tables
@@ -61,10 +62,7 @@ def test_a_replicate_is_a_fit_of_its_own() -> None:
 def test_a_thousand_refits_of_150_runs(method: Method) -> None:
     points = points_of(law_of(), scattered(150), noise=0.006)
     fitted = fit(points, method=method, starts=4)
-    begun = time.perf_counter()
-    found = bootstrap(points, fitted)
-    # One and four seconds on two idle cores; ten is promised.
-    assert time.perf_counter() - begun < 30
+    found = bootstrap(points, fitted)  # how long it takes is benchmarks/studies/law.py's to say
     assert len(found.laws) == 1000
     for name in EXPONENTS:
         interval = found.interval(name)
@@ -132,6 +130,11 @@ def test_a_draw_without_enough_sizes_is_drawn_anew() -> None:
     assert 10 < bootstrap(points, fitted, replicates=100).redrawn < 150
     with pytest.raises(ConfigError, match="replicates is 0"):
         bootstrap(points, fitted, replicates=0)
+
+
+def test_the_truth_of_the_exponents_is_held_in_most_tables() -> None:
+    """A short form of the count below, of 20 tables: intervals that hold 95 % miss six of them once in 30,000."""
+    assert min(coverage(80, 20).held) >= 0.75
 
 
 @pytest.mark.slow

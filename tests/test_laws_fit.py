@@ -8,80 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from benchmarks.studies.law_tables import law_of, points_of, scattered, star
 from sovit.errors import ConfigError
 from sovit.jsonio import from_dict, to_dict
 from sovit.laws.fit import Fit, fit
-from sovit.laws.form import DIMENSIONS, ShapeLaw, Term
-from sovit.laws.holdout import hold_out
+from sovit.laws.form import ShapeLaw
+from sovit.laws.holdout import each_run, hold_out
+from sovit.laws.powers import Floats
 from sovit.laws.solve import Method
 from sovit.laws.table import Points
 
-Floats = NDArray[np.float64]
-
-CENTRE = (1968.0, 40.0, 6144.0)
-ARMS = (
-    (608, 768, 928, 1088, 1328, 1648),
-    (8, 10, 12, 16, 20, 24),
-    (1088, 1360, 1728, 2160, 2592, 3072),
-)
 METHODS: tuple[Method, ...] = ("relative", "huber")
-
-
-def star() -> Floats:
-    """The paper's 18 shapes: one dimension at a time, without the centre."""
-    shapes = np.tile(np.array(CENTRE), (18, 1))
-    for k, arm in enumerate(ARMS):
-        shapes[6 * k : 6 * k + 6, k] = arm
-    return shapes
-
-
-def scattered(count: int, seed: int = 0) -> Floats:
-    """Shapes anywhere between a quarter of the centre and the centre, the star's 18 among them."""
-    drawn = np.random.default_rng(seed).uniform(np.log(0.15), 0, (count - 18, 3))
-    return np.concatenate([star(), np.round(np.array(CENTRE) * np.exp(drawn))])
-
-
-def gflops(shapes_RK: Floats) -> Floats:
-    """Forward GFLOPs of one image of 256 tokens."""
-    width, depth, mlp_dim = shapes_RK.T
-    flops: Floats = 2 * 256e-9 * depth * (4 * width**2 + 2 * width * mlp_dim)
-    return flops
-
-
-def law_of(
-    a: tuple[float, ...] = (1.4, 0.7, 0.5),
-    b: tuple[float, ...] = (1.55, 0.74, 0.58),
-    c: float = 0.65,
-    alpha: tuple[float, ...] = (0.03, 0.03, 0.04),
-    beta: tuple[float, ...] = (0.02, 0.02, 0.03),
-    xi: float = 0.05,
-    eps: float = 0.2,
-) -> ShapeLaw:
-    """A law whose coefficients are what the terms are worth at a shape and a compute in the middle."""
-    size, compute = (1100.0, 20.0, 3000.0), 1e10
-    terms = {
-        name: Term(alpha=alpha[k] * size[k] ** a[k], a=a[k], beta=beta[k] * size[k] ** -b[k] * compute**c, b=b[k])
-        for k, name in enumerate(DIMENSIONS)
-    }
-    return ShapeLaw(**terms, c=c, xi=xi * compute**c, eps=eps)
-
-
-def points_of(law: ShapeLaw, shapes_RK: Floats, *, noise: float = 0.0, seed: int = 0) -> Points:
-    """Three moments of each run. The noise of a point is half as large again as that which all of its run share."""
-    rng = np.random.default_rng(seed)
-    runs = len(shapes_RK)
-    compute = (gflops(shapes_RK)[:, None] * np.array([64e6, 128e6, 256e6])).ravel()
-    shapes, run = np.repeat(shapes_RK, 3, axis=0), np.repeat(np.arange(runs), 3)
-    luck = noise * (rng.normal(size=runs)[run] + 1.5 * rng.normal(size=3 * runs))
-    return Points(
-        shapes_PK=shapes,
-        compute_P=compute,
-        error_P=law.predict(shapes, compute) * np.exp(luck),
-        run_P=run,
-        runs=tuple(f"run-{index}" for index in range(runs)),
-    )
 
 
 def agree(one: ShapeLaw, other: ShapeLaw, tolerance: float) -> None:
@@ -330,3 +268,21 @@ def test_a_biased_design_deceives_parabolas_and_not_the_law() -> None:
     )
     for method in METHODS:
         assert fit(points, method=method, starts=8).law.exponents == pytest.approx(truth.exponents, rel=1e-6)
+
+
+def test_each_run_is_predicted_by_the_others() -> None:
+    exact = points_of(law_of(), scattered(40))
+    assert each_run(exact, fit(exact, starts=4)).max_error < 1e-5
+    points = points_of(law_of(), scattered(40), noise=0.006)
+    fitted = fit(points, starts=4)
+    found = each_run(points, fitted)
+    assert 0.004 < found.mean_error < 0.02
+    # One of them by hand, from many starts of its own.
+    last_P = points.run_P == 39
+    law = fit(points.subset(~last_P), starts=20).law
+    by_hand = np.abs(law.predict(points.shapes_PK[last_P], points.compute_P[last_P]) / points.error_P[last_P] - 1)
+    assert by_hand.max() <= found.max_error * (1 + 1e-4)
+    # A run that the law does not hold for is seen, while a fit that has it bends to it.
+    odd_P = points.error_P * np.where(points.run_P == 5, 1.2, 1.0)
+    odd = replace(points, error_P=odd_P)
+    assert each_run(odd, fit(odd, starts=4)).max_error > 0.12

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.studies.law_tables import law_of
 from sovit.errors import ConfigError
 from sovit.jsonio import from_dict, to_dict
 from sovit.laws.form import ShapeLaw, Term
 from sovit.laws.paper import ANCHORS, paper_law
 from sovit.variants import VARIANTS
-from tests.test_laws_fit import law_of
 
 ROOT = Path(__file__).parents[1]
 

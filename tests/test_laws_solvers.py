@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import approx_fprime, nnls  # type: ignore[import-untyped]
 
+from benchmarks.studies.law_tables import law_of, points_of, scattered
 from sovit.laws.descent import descend, objective
 from sovit.laws.design import design_of
 from sovit.laws.losses import Huber, Loss, Relative
@@ -17,7 +18,6 @@ from sovit.laws.nonnegative import nonnegative
 from sovit.laws.powers import PowerSum, Solutions
 from sovit.laws.projection import coefficients, project
 from sovit.laws.solve import solve
-from tests.test_laws_fit import law_of, points_of, scattered
 
 Floats = NDArray[np.float64]
 LOSSES: tuple[Loss, ...] = (Relative(), Huber(1e-3), Huber(0.1))

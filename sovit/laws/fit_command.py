@@ -15,7 +15,7 @@ from sovit.errors import ConfigError
 from sovit.jsonio import must_be_writable, to_dict
 from sovit.laws.bootstrap import Interval, bootstrap
 from sovit.laws.fit import fit
-from sovit.laws.holdout import HoldOut, hold_out
+from sovit.laws.holdout import HoldOut, each_run, hold_out
 from sovit.laws.law_file import LawFile, seen_in, setting_of, training_of, write_law
 from sovit.laws.paper import EXPONENTS
 from sovit.laws.rates import doubts as rate_doubts
@@ -48,11 +48,12 @@ def fit_table(arguments: argparse.Namespace) -> Result:
     law = LawFile(
         setting=setting, training=training, seen=seen_in(points, rows), fit=found,
         laws=replicates.laws, intervals=replicates.intervals,
-        hold_out=held_out, not_held_out=why_not, other_rates=others, warnings=warnings,
+        hold_out=held_out, not_held_out=why_not, each_run=each_run(points, found), other_rates=others,
+        warnings=warnings,
     )  # fmt: skip
     if arguments.report:
         # First, so that there is no law without the page that was asked for.
-        told = [held_out_told(law), *([rates_told(others)] if others else [])]
+        told = [held_out_told(law), each_run_told(law), *([rates_told(others)] if others else [])]
         write_report(arguments.report, law, points, told)
     write_law(arguments.out, law)
     data = {name: value for name, value in to_dict(law).items() if name != "laws"} | {"law": str(arguments.out)}
@@ -87,6 +88,7 @@ def _told(law: LawFile, points: Points) -> Group:
         f"compute: {points.compute_P.min():.3g} to {points.compute_P.max():.3g} GFLOPs forward, the paper's t; with "
         f"the backward pass {TRAINING * points.compute_P.min():.3g} to {TRAINING * points.compute_P.max():.3g}",
         held_out_told(law),
+        each_run_told(law),
         *([rates_told(law.other_rates)] if law.other_rates else []),
         f"objective {convergence.objective!r}; {convergence.reached} of {convergence.starts} starts reached it, "
         f"gradient {convergence.gradient_norm:.1e}, condition number {convergence.condition:.1e}",
@@ -107,6 +109,14 @@ def held_out_told(law: LawFile) -> str:
         f"held out: the {found.predicted_points} points of most compute, up to "
         f"{found.largest_compute / found.compute:.2g} times that of the other {found.fitted_points}, are predicted "
         f"with a mean error of {found.mean_error:.1%}, at most {found.max_error:.1%}, bias {found.bias:+.1%}"
+    )
+
+
+def each_run_told(law: LawFile) -> str:
+    """What it is worth for shapes that were not run, in a sentence."""
+    return (
+        f"each run left out and predicted by the others: mean error {law.each_run.mean_error:.1%}, at most "
+        f"{law.each_run.max_error:.1%}"
     )
 
 

@@ -18,7 +18,7 @@ from sovit.jsonio import STRICT, from_dict, read_json, to_dict, write_json
 from sovit.laws.bootstrap import Interval
 from sovit.laws.fit import Fit
 from sovit.laws.form import DIMENSIONS, ShapeLaw
-from sovit.laws.holdout import HoldOut
+from sovit.laws.holdout import EachRun, HoldOut
 from sovit.laws.rates import OtherRate
 from sovit.laws.sweep import MULTIPLE
 from sovit.laws.table import Points
@@ -107,6 +107,7 @@ class LawFile:
     intervals: tuple[Interval, ...]
     hold_out: HoldOut | None
     not_held_out: str
+    each_run: EachRun
     other_rates: tuple[OtherRate, ...] = ()
     warnings: tuple[str, ...]
 

@@ -62,6 +62,7 @@ def recommend_shape(arguments: argparse.Namespace) -> Result:
         "law": arguments.law,
         "held_out": law.hold_out and to_dict(law.hold_out),
         "not_held_out": law.not_held_out,
+        "each_run": to_dict(law.each_run),
         "compute": {"train_flops": budget.train_flops, "forward_flops": budget.train_flops / TRAINING},
         "warnings": [*law.warnings, *found.warnings, *(latencies.cautions if latencies else ())],
         "best": to_dict(found.best),

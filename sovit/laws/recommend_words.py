@@ -16,7 +16,7 @@ from sovit.config import ViTConfig
 from sovit.cost import TRAINING
 from sovit.laws.bootstrap import Interval
 from sovit.laws.candidates import untold
-from sovit.laws.fit_command import held_out_told
+from sovit.laws.fit_command import each_run_told, held_out_told
 from sovit.laws.law_file import LawFile
 from sovit.laws.recommend import Advice, Recommendation
 from sovit.laws.recommend_measure import Latencies
@@ -32,6 +32,7 @@ def told(law: LawFile, found: Recommendation, latencies: Latencies | None, train
     warnings = [*law.warnings, *found.warnings, *(latencies.cautions if latencies else ())]
     return Group(
         Text(f"{held_out_told(law)}."),
+        Text(f"{each_run_told(law)}."),
         *(Text(f"warning: {warning}") for warning in warnings),
         *(Text(f"note: {note}") for note in _notes(law, found, latencies)),
         Text(),
