@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from sovit.laws.advice.candidates import Candidate, candidates
 from sovit.laws.bootstrap import summarise
-from sovit.laws.candidates import Candidate, candidates
 from sovit.laws.fit import Fit
 from sovit.laws.form import DIMENSIONS, ShapeLaw, Term
 from sovit.laws.holdout import EachRun, HoldOut
 from sovit.laws.law_file import LawFile, Seen, Setting, Training
-from sovit.laws.solve import Convergence
+from sovit.laws.solvers.solve import Convergence
 
 SETTING = Setting(patch_size=8, image_size=(32, 32), pool="gap", classes=10, data="cifar10", head_dim=16, multiple=8)
 CORNERS = tuple(itertools.product((32.0, 128.0), (2.0, 8.0), (64.0, 256.0)))  # of a grid

@@ -14,7 +14,7 @@ from sovit.jsonio import from_dict, to_dict
 from sovit.laws.bootstrap import Bootstrap, bootstrap, summarise
 from sovit.laws.fit import fit
 from sovit.laws.form import ShapeLaw
-from sovit.laws.solve import Method
+from sovit.laws.solvers.solve import Method
 from sovit.laws.table import Points
 from tests.test_laws_fit import METHODS, agree
 

@@ -15,8 +15,8 @@ from sovit.jsonio import from_dict, to_dict
 from sovit.laws.fit import Fit, fit
 from sovit.laws.form import ShapeLaw
 from sovit.laws.holdout import each_run, hold_out
-from sovit.laws.powers import Floats
-from sovit.laws.solve import Method
+from sovit.laws.solvers.powers import Floats
+from sovit.laws.solvers.solve import Method
 from sovit.laws.table import Points
 
 METHODS: tuple[Method, ...] = ("relative", "huber")

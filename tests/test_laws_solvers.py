@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from scipy.optimize import approx_fprime, nnls  # type: ignore[import-untyped]
 
 from benchmarks.studies.law_tables import law_of, points_of, scattered
-from sovit.laws.descent import descend, objective
 from sovit.laws.design import design_of
-from sovit.laws.losses import Huber, Loss, Relative
-from sovit.laws.newton import derivatives, refine
-from sovit.laws.nonnegative import nonnegative
-from sovit.laws.powers import PowerSum, Solutions
-from sovit.laws.projection import coefficients, project
-from sovit.laws.solve import solve
+from sovit.laws.solvers.descent import descend, objective
+from sovit.laws.solvers.losses import Huber, Loss, Relative
+from sovit.laws.solvers.newton import derivatives, refine
+from sovit.laws.solvers.nonnegative import nonnegative
+from sovit.laws.solvers.powers import PowerSum, Solutions
+from sovit.laws.solvers.projection import coefficients, project
+from sovit.laws.solvers.solve import solve
 
 Floats = NDArray[np.float64]
 LOSSES: tuple[Loss, ...] = (Relative(), Huber(1e-3), Huber(0.1))

@@ -16,10 +16,10 @@ from sovit.config import by_number, variant_config
 from sovit.cost import cost
 from sovit.errors import ConfigError
 from sovit.jsonio import from_dict, to_dict
-from sovit.laws.candidates import candidates, candidates_of, known_variants, untold
+from sovit.laws.advice.budget import Budget
+from sovit.laws.advice.candidates import candidates, candidates_of, known_variants, untold
+from sovit.laws.advice.recommend import Recommendation, errors, front, recommend
 from sovit.laws.form import DIMENSIONS
-from sovit.laws.recommend import Recommendation, errors, front, recommend
-from sovit.laws.recommend_budget import Budget
 from tests.recommend_law import SEEN, SETTING, TRAIN, replicates, small_candidates, small_law
 
 CANDIDATES = small_candidates()

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-import sovit.laws.recommend_command
+import sovit.laws.advice.command
 from sovit.cli import _print
 from sovit.commands.shape_recommend import add_recommend
 from sovit.config import ViTConfig, by_number, variant_config
 from sovit.cost import cost
 from sovit.errors import ConfigError
 from sovit.jsonio import from_dict
-from sovit.laws.device import Measurement, Question, read_device
+from sovit.laws.advice.device import Measurement, Question, read_device
+from sovit.laws.advice.recommend import Recommendation
 from sovit.laws.law_file import write_law
-from sovit.laws.recommend import Recommendation
 from tests.recommend_law import TRAIN, law_file, small_law
 from tests.test_recommend_device import measurement
 from train.settings import recipe
@@ -46,7 +46,7 @@ def benches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             found.append(measurement(shape=shape, batch=question.batch, precision=question.precision, **times))
         return tuple(found)
 
-    monkeypatch.setattr(sovit.laws.recommend_command, "bench", bench)
+    monkeypatch.setattr(sovit.laws.advice.command, "bench", bench)
     return calls
 
 

@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sovit.laws.device_bench
+import sovit.laws.advice.device_bench
 from sovit.config import variant_config
 from sovit.cost import cost
 from sovit.errors import ConfigError, ServiceError
 from sovit.jsonio import from_dict, read_json, to_dict, write_json
-from sovit.laws.device import Device, Measurement, Question, cautions, read_device, write_device
-from sovit.laws.device_bench import bench
-from sovit.laws.device_model import DeviceModel, fit_device
-from sovit.laws.recommend import errors
-from sovit.laws.recommend_budget import Budget
-from sovit.laws.recommend_measure import device_model, measure_towards
+from sovit.laws.advice.budget import Budget
+from sovit.laws.advice.device import Device, Measurement, Question, cautions, read_device, write_device
+from sovit.laws.advice.device_bench import bench
+from sovit.laws.advice.device_model import DeviceModel, fit_device
+from sovit.laws.advice.measure import device_model, measure_towards
+from sovit.laws.advice.recommend import errors
 from sovit.machine import this_machine
 from tests.recommend_law import TRAIN, small_candidates, small_law
 
@@ -265,7 +265,7 @@ sys.exit(len(rows) < len(shapes))
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN.format(called=str(tmp_path / "called.json"), last=""))
-    monkeypatch.setattr(sovit.laws.device_bench, "_PROGRAM", (sys.executable, str(script)))
+    monkeypatch.setattr(sovit.laws.advice.device_bench, "_PROGRAM", (sys.executable, str(script)))
     return script
 
 

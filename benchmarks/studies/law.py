@@ -28,7 +28,7 @@ from sovit.jsonio import must_be_writable, write_json
 from sovit.laws.bootstrap import bootstrap
 from sovit.laws.fit import fit
 from sovit.laws.form import DIMENSIONS
-from sovit.laws.solve import Method
+from sovit.laws.solvers.solve import Method
 
 _RUNS: Final = 150
 _REFITS: Final = 1_000

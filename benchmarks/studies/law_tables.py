@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from sovit.laws.form import DIMENSIONS, ShapeLaw, Term
-from sovit.laws.powers import Floats
+from sovit.laws.solvers.powers import Floats
 from sovit.laws.table import Points
 
 CENTRE: Final = (1968.0, 40.0, 6144.0)

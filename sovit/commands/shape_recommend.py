@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sovit.commands.parser import by_name, command, with_json
-from sovit.laws.recommend_options import PRECISIONS, Options
+from sovit.laws.advice.options import PRECISIONS, Options
 from sovit.laws.sweep import MULTIPLE
 
 _DEFAULTS: Final = Options()
@@ -15,7 +15,7 @@ _DEFAULTS: Final = Options()
 def add_recommend(steps: Any) -> None:
     """Declare it."""
     recommend = command(
-        steps, "recommend", by_name("sovit.laws.recommend_command", "recommend_shape"), "the best shape for a budget"
+        steps, "recommend", by_name("sovit.laws.advice.command", "recommend_shape"), "the best shape for a budget"
     )
     recommend.add_argument("law", metavar="LAW|paper", help="what `sovit shape fit` wrote, or the paper's exponents")
     recommend.add_argument(

@@ -19,8 +19,8 @@ from sovit.jsonio import STRICT
 from sovit.laws.design import NEEDED_SIZES, Design, design_of
 from sovit.laws.fit import Fit
 from sovit.laws.form import DIMENSIONS, ShapeLaw
-from sovit.laws.powers import Floats
 from sovit.laws.refits import refits
+from sovit.laws.solvers.powers import Floats
 from sovit.laws.table import Points
 
 REPLICATES: Final = 1000

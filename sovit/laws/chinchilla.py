@@ -11,8 +11,8 @@ from pydantic import ConfigDict
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
 from sovit.laws.fit import DELTA, STARTS
-from sovit.laws.powers import Floats, PowerSum
-from sovit.laws.solve import Convergence, Method, loss_of, solve
+from sovit.laws.solvers.powers import Floats, PowerSum
+from sovit.laws.solvers.solve import Convergence, Method, loss_of, solve
 
 _PARAMETERS: Final = 5
 

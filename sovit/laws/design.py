@@ -19,7 +19,7 @@ import numpy as np
 
 from sovit.errors import ConfigError
 from sovit.laws.form import DIMENSIONS, ShapeLaw, Term
-from sovit.laws.powers import LEAST_EXPONENT, MOST_EXPONENT, Floats, PowerSum
+from sovit.laws.solvers.powers import LEAST_EXPONENT, MOST_EXPONENT, Floats, PowerSum
 from sovit.laws.table import Points
 
 NEEDED_SIZES: Final = 3

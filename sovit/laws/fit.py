@@ -10,8 +10,8 @@ from pydantic import ConfigDict
 from sovit.jsonio import STRICT
 from sovit.laws.design import Design, design_of, unidentified
 from sovit.laws.form import DIMENSIONS, ShapeLaw
-from sovit.laws.powers import LEAST_EXPONENT, MOST_EXPONENT
-from sovit.laws.solve import Convergence, Method, Optimum, loss_of, solve
+from sovit.laws.solvers.powers import LEAST_EXPONENT, MOST_EXPONENT
+from sovit.laws.solvers.solve import Convergence, Method, Optimum, loss_of, solve
 from sovit.laws.table import Points
 
 STARTS: Final = 200

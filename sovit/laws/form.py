@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
-from sovit.laws.powers import Floats
+from sovit.laws.solvers.powers import Floats
 
 DIMENSIONS: Final = ("width", "depth", "mlp_dim")
 _TINY: Final = 1e-300

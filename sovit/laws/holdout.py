@@ -12,7 +12,7 @@ from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
 from sovit.laws.fit import DELTA, STARTS, Fit, fit
 from sovit.laws.refits import refits
-from sovit.laws.solve import Method
+from sovit.laws.solvers.solve import Method
 from sovit.laws.table import Points
 
 _SHARE: Final = 0.75  # of the points, those with the least compute, are fitted

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sovit.laws.design import design_of
 from sovit.laws.fit import Fit
 from sovit.laws.form import ShapeLaw
-from sovit.laws.powers import Solutions
-from sovit.laws.solve import loss_of, one_blas_thread, refit
+from sovit.laws.solvers.powers import Solutions
+from sovit.laws.solvers.solve import loss_of, one_blas_thread, refit
 from sovit.laws.table import Points
 
 _BATCH_POINTS: Final = 25_000  # of the refits solved at a time: enough to hide Python, few enough for the cache

@@ -11,14 +11,14 @@ import numpy as np
 
 from sovit import __version__
 from sovit.cost import TRAINING
-from sovit.laws.candidates import candidates, untold
+from sovit.laws.advice.budget import Budget
+from sovit.laws.advice.candidates import candidates, untold
+from sovit.laws.advice.options import Options
+from sovit.laws.advice.recommend import recommend
 from sovit.laws.curves import Curve, Dot, chart
 from sovit.laws.form import DIMENSIONS
 from sovit.laws.law_file import LawFile
-from sovit.laws.powers import Floats
-from sovit.laws.recommend import recommend
-from sovit.laws.recommend_budget import Budget
-from sovit.laws.recommend_options import Options
+from sovit.laws.solvers.powers import Floats
 from sovit.laws.table import GFLOP, Points
 from sovit.plot.page import page
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sovit.errors import ConfigError
 from sovit.laws.form import DIMENSIONS
-from sovit.laws.powers import Floats
 from sovit.laws.rows import read_rows
+from sovit.laws.solvers.powers import Floats
 
 GFLOP: Final = 1e9
 LEAST_RUNS: Final = 3  # no dimension of a shape can have three sizes in fewer

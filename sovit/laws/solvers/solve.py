@@ -12,11 +12,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
-from sovit.laws.descent import descend
-from sovit.laws.losses import Huber, Loss, Relative
-from sovit.laws.newton import derivatives, free, refine
-from sovit.laws.powers import Floats, PowerSum, Solutions
-from sovit.laws.projection import coefficients, project
+from sovit.laws.solvers.descent import descend
+from sovit.laws.solvers.losses import Huber, Loss, Relative
+from sovit.laws.solvers.newton import derivatives, free, refine
+from sovit.laws.solvers.powers import Floats, PowerSum, Solutions
+from sovit.laws.solvers.projection import coefficients, project
 
 Method = Literal["relative", "huber"]
 

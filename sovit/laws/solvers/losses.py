@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from sovit.laws.powers import Floats
+from sovit.laws.solvers.powers import Floats
 
 
 class Expansion(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import Delaunay  # type: ignore[import-untyped]
 
-from sovit.laws.powers import Floats
+from sovit.laws.solvers.powers import Floats
 
 _NEAR: Final = 1e-6  # of a logarithm: rounding
 

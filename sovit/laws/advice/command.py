@@ -14,17 +14,17 @@ from sovit.config import by_number
 from sovit.cost import TRAINING
 from sovit.errors import ConfigError
 from sovit.jsonio import to_dict
-from sovit.laws.candidates import Candidate, candidates, known_variants
-from sovit.laws.device import Question, read_device, write_device
-from sovit.laws.device_bench import bench
+from sovit.laws.advice.budget import Budget, keeping, limits, option
+from sovit.laws.advice.candidates import Candidate, candidates, known_variants
+from sovit.laws.advice.device import Question, read_device, write_device
+from sovit.laws.advice.device_bench import bench
+from sovit.laws.advice.measure import Latencies, device_model, measure_towards
+from sovit.laws.advice.options import Options
+from sovit.laws.advice.paper import scale
+from sovit.laws.advice.recommend import errors, recommend
+from sovit.laws.advice.train import Recipe
+from sovit.laws.advice.words import paper_told, told
 from sovit.laws.law_file import LawFile, read_law
-from sovit.laws.recommend import errors, recommend
-from sovit.laws.recommend_budget import Budget, keeping, limits, option
-from sovit.laws.recommend_measure import Latencies, device_model, measure_towards
-from sovit.laws.recommend_options import Options
-from sovit.laws.recommend_paper import scale
-from sovit.laws.recommend_train import Recipe
-from sovit.laws.recommend_words import paper_told, told
 from sovit.laws.sweep import MULTIPLE
 
 PAPER: Final = "paper"

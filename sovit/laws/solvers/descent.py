@@ -1,7 +1,7 @@
 """Towards the least Huber loss in log space: L-BFGS-B on coefficients and exponents, with an analytic gradient.
 
 It goes the long way from a start. Near the optimum it crawls, because a sum of Huber losses is all kinks when delta is
-smaller than the noise; there `sovit.laws.newton` takes over.
+smaller than the noise; there `sovit.laws.solvers.newton` takes over.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
-from sovit.laws.losses import Huber
-from sovit.laws.newton import bounds
-from sovit.laws.powers import Floats, PowerSum, Solutions
+from sovit.laws.solvers.losses import Huber
+from sovit.laws.solvers.newton import bounds
+from sovit.laws.solvers.powers import Floats, PowerSum, Solutions
 
 # A prediction must not be 0 on the way, nor a coefficient that is 0 at the start be deaf to its gradient.
 _LEAST_COEF: Final = 1e-9

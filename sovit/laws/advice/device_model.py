@@ -19,8 +19,8 @@ from sovit.config import ViTConfig
 from sovit.cost import macs
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
-from sovit.laws.nonnegative import nonnegative
-from sovit.laws.powers import Floats
+from sovit.laws.solvers.nonnegative import nonnegative
+from sovit.laws.solvers.powers import Floats
 
 LEAST_SHAPES: Final = 3  # with fewer there is nothing to leave out
 _GMAC: Final = 1e9

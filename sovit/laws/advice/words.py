@@ -14,14 +14,14 @@ from rich.text import Text
 from sovit.commands.result import aligned
 from sovit.config import ViTConfig
 from sovit.cost import TRAINING
+from sovit.laws.advice.candidates import untold
+from sovit.laws.advice.measure import Latencies
+from sovit.laws.advice.paper import Scaled
+from sovit.laws.advice.recommend import Advice, Recommendation
+from sovit.laws.advice.train import Recipe
 from sovit.laws.bootstrap import Interval
-from sovit.laws.candidates import untold
 from sovit.laws.fit_command import each_run_told, held_out_told
 from sovit.laws.law_file import LawFile
-from sovit.laws.recommend import Advice, Recommendation
-from sovit.laws.recommend_measure import Latencies
-from sovit.laws.recommend_paper import Scaled
-from sovit.laws.recommend_train import Recipe
 
 _GIGA: Final = 1e9
 _MEGA: Final = 1e6

@@ -18,8 +18,8 @@ from pydantic import ConfigDict
 from sovit.cost import TRAINING, Cost
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
-from sovit.laws.candidates import Candidate
-from sovit.laws.powers import Floats
+from sovit.laws.advice.candidates import Candidate
+from sovit.laws.solvers.powers import Floats
 from sovit.laws.table import GFLOP
 
 _MOST_BATCH: Final = 65_536

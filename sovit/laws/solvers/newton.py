@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from sovit.laws.losses import Loss
-from sovit.laws.nonnegative import Flags
-from sovit.laws.powers import LEAST_EXPONENT, MOST_EXPONENT, Floats, PowerSum, Solutions
+from sovit.laws.solvers.losses import Loss
+from sovit.laws.solvers.nonnegative import Flags
+from sovit.laws.solvers.powers import LEAST_EXPONENT, MOST_EXPONENT, Floats, PowerSum, Solutions
 
 _STEPS: Final = 400
 _LONGEST_STEP: Final = 0.5

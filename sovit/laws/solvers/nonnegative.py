@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sovit.laws.powers import Floats
+from sovit.laws.solvers.powers import Floats
 
 Flags = NDArray[np.bool_]
 

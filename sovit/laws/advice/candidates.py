@@ -13,8 +13,8 @@ import numpy as np
 from sovit.config import ViTConfig, by_number, variant_config
 from sovit.cost import Cost, cost
 from sovit.errors import ConfigError
+from sovit.laws.advice.hull import among
 from sovit.laws.form import DIMENSIONS, ShapeLaw
-from sovit.laws.hull import among
 from sovit.laws.law_file import Seen, Setting
 
 KNOWN: Final = ("So400m", "L", "H", "g")

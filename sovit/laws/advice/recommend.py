@@ -15,12 +15,12 @@ from sovit.config import ViTConfig, by_number
 from sovit.cost import Cost
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
+from sovit.laws.advice.budget import Budget, keeping, limits
+from sovit.laws.advice.candidates import TOGETHER, Candidate
 from sovit.laws.bootstrap import Interval, summarise
-from sovit.laws.candidates import TOGETHER, Candidate
 from sovit.laws.form import DIMENSIONS, ShapeLaw
 from sovit.laws.law_file import Seen
-from sovit.laws.powers import Floats
-from sovit.laws.recommend_budget import Budget, keeping, limits
+from sovit.laws.solvers.powers import Floats
 from sovit.laws.table import GFLOP
 
 Axis = Literal["flops", "latency_ms"]

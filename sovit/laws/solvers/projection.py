@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sovit.laws.nonnegative import Flags, nonnegative, solve_free
-from sovit.laws.powers import LEAST_EXPONENT, MOST_EXPONENT, Floats, PowerSum, Solutions
+from sovit.laws.solvers.nonnegative import Flags, nonnegative, solve_free
+from sovit.laws.solvers.powers import LEAST_EXPONENT, MOST_EXPONENT, Floats, PowerSum, Solutions
 
 _STEPS: Final = 300
 _LONGEST_STEP: Final = 0.5  # of an exponent: farther, the linear model is no guide

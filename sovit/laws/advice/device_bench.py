@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from sovit.artifact import Precision
 from sovit.errors import ServiceError
 from sovit.jsonio import from_dict, read_json
-from sovit.laws.device import Measurement, Question
+from sovit.laws.advice.device import Measurement, Question
 
 _PROGRAM: Final = (sys.executable, "-m", "sovit")
 # The result holds more than is read here.

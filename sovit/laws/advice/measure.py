@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 
 from sovit.jsonio import to_dict
-from sovit.laws.candidates import Candidate
-from sovit.laws.device import Device, Measurement, Question, cautions
-from sovit.laws.device_model import LEAST_SHAPES, DeviceModel, fit_device
-from sovit.laws.powers import Floats
-from sovit.laws.recommend import front
+from sovit.laws.advice.candidates import Candidate
+from sovit.laws.advice.device import Device, Measurement, Question, cautions
+from sovit.laws.advice.device_model import LEAST_SHAPES, DeviceModel, fit_device
+from sovit.laws.advice.recommend import front
+from sovit.laws.solvers.powers import Floats
 
 _AT_A_TIME: Final = 3
 _TOO_SLOW: Final = 2.0  # times the limit: beyond, what has more FLOPs along the front is left alone
