@@ -95,7 +95,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ViT, ModelSpec]:
     from rich.console import Console
 
     from sovit.checkpoint import load_model, read_config
-    from train.data.dataset import load_dataset
+    from train.data.load import load_dataset
     from train.loop import train
     from train.settings import recipe
 

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from sovit.errors import CheckpointMismatch, ConfigError, SoViTError
 from train.claim import Claim, locked
-from train.data.dataset import Dataset, load_dataset
+from train.data.dataset import Dataset
 from train.data.identity import difference, identity
+from train.data.load import load_dataset
 from train.loop import train
 from train.settings import recipe
 from train.world import World

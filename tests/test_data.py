@@ -26,8 +26,9 @@ from PIL import Image
 from sovit.decode import ImageSource
 from sovit.errors import ConfigError, MissingDependency
 from train.data.checks import check_splits
-from train.data.dataset import Dataset, Split, load_dataset
+from train.data.dataset import Dataset, Split
 from train.data.images import Names
+from train.data.load import load_dataset
 
 ROOT = Path(__file__).parents[1]
 CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"

@@ -19,7 +19,8 @@ from sovit.errors import ConfigError, InvalidImage
 from sovit.labels import imagenet_1k
 from sovit.predict import Classification, Prediction
 from sovit.process import free_port, serving, sovit_serve
-from train.data.dataset import Dataset, load_dataset
+from train.data.dataset import Dataset
+from train.data.load import load_dataset
 from train.evaluate import by_name, evaluate_classifier, match_labels, run_in_batches
 from train.probing import PROBES, evaluate_probe
 

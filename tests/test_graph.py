@@ -219,7 +219,7 @@ def test_a_trained_model_keeps_its_accuracy(
     precision: Precision, trained: tuple[ViT, ModelSpec], tmp_path: Path
 ) -> None:
     """Within half a point on held-out digits; fp8 within one and a half."""
-    from train.data.dataset import load_dataset
+    from train.data.load import load_dataset
     from train.evaluate import evaluate_classifier
 
     model, spec = trained

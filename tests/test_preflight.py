@@ -15,7 +15,8 @@ from rich.console import Console
 from sovit.errors import ConfigError, ServiceError
 from train.build import spec_of
 from train.data.checks import check_splits
-from train.data.dataset import Dataset, load_dataset
+from train.data.dataset import Dataset
+from train.data.load import load_dataset
 from train.deliver import check_delivery
 from train.loop import TooManyBadImages, train
 from train.preflight import unseen_pixels

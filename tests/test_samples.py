@@ -15,7 +15,8 @@ from rich.console import Console
 from sovit.preprocess import Preprocess
 from tests.conftest import png
 from train.config import TrainConfig
-from train.data.dataset import Dataset, load_dataset
+from train.data.dataset import Dataset
+from train.data.load import load_dataset
 from train.loader import test_batches as evaluation_batches
 from train.loader import train_batches
 from train.loop import TooManyBadImages, train

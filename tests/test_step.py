@@ -12,7 +12,8 @@ from rich.console import Console
 from sovit.checkpoint import load_model
 from sovit.errors import ConfigError
 from tests.conftest import tiny_spec
-from train.data.dataset import Dataset, load_dataset
+from train.data.dataset import Dataset
+from train.data.load import load_dataset
 from train.loop import train
 from train.settings import recipe
 

@@ -210,7 +210,7 @@ def test_a_sweep_is_trained_once_and_measured_at_every_horizon(whole: RunTable) 
 
 
 def test_a_cooldown_off_the_trunk_is_a_run_of_its_own_length(whole: RunTable, tmp_path: Path) -> None:
-    from train.data.dataset import load_dataset
+    from train.data.load import load_dataset
     from train.loop import train
     from train.settings import recipe
 

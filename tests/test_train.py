@@ -14,7 +14,8 @@ from sovit.errors import ConfigError, SoViTError
 from sovit.predict import Classification, Prediction, load_checkpoint
 from train.augment.affine import random_affine
 from train.build import first_model, spec_of
-from train.data.dataset import Dataset, load_dataset
+from train.data.dataset import Dataset
+from train.data.load import load_dataset
 from train.evaluate import ClassResult, evaluate_classifier
 from train.loop import train
 from train.optim.build import build_optimizer

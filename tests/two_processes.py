@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.test_resume import SETTINGS
-from train.data.dataset import load_dataset
+from train.data.load import load_dataset
 from train.loop import train
 from train.settings import recipe
 from train.world import joined

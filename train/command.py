@@ -27,7 +27,7 @@ def train(arguments: argparse.Namespace) -> Result | None:
 def _train(arguments: argparse.Namespace) -> Result | None:
     from rich.console import Console
 
-    from train.data.dataset import load_dataset
+    from train.data.load import load_dataset
     from train.deliver import check_delivery, deliver, serve
     from train.evaluate import not_decoded
     from train.loop import train as run

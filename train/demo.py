@@ -22,7 +22,8 @@ from sovit.client import Client
 from sovit.errors import ServiceError, SoViTError
 from sovit.predict import Classification
 from sovit.process import free_port, serving, sovit_serve
-from train.data.dataset import Dataset, load_dataset
+from train.data.dataset import Dataset
+from train.data.load import load_dataset
 from train.stages import run_sovit, save_images, show
 
 GOAL: Final = 0.97

@@ -20,7 +20,7 @@ from sovit.client import Client
 from sovit.commands.result import Result
 from sovit.errors import EXIT_FAILED, ConfigError
 from sovit.predict import Predictor, load_artifact, load_checkpoint
-from train.data.dataset import load_dataset
+from train.data.load import load_dataset
 from train.evaluate import Evaluation, evaluate_classifier, not_decoded
 from train.probing import ProbeResult, evaluate_probe
 

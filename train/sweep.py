@@ -24,7 +24,8 @@ from sovit.laws.runs import RESULT
 from sovit.laws.sweep import MOST_SAVES, Run
 from train.build import spec_of
 from train.config import TrainConfig
-from train.data.dataset import Dataset, load_dataset
+from train.data.dataset import Dataset
+from train.data.load import load_dataset
 from train.loop import train
 from train.samples import decoded
 from train.settings import recipe
