@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from sovit.errors import ConfigError
 from sovit.jsonio import from_dict
 from sovit.laws.advice.device import Measurement, Question, read_device
 from sovit.laws.advice.recommend import Recommendation
+from sovit.laws.form import DIMENSIONS
 from sovit.laws.law_file import write_law
 from tests.recommend_law import TRAIN, law_file, small_law
 from tests.test_recommend_device import measurement
@@ -81,7 +84,7 @@ def test_what_the_law_is_worth_comes_before_any_advice(capsys: pytest.CaptureFix
         "So400m/8*",
         "g/8*",
         "train it as the runs were:",
-        "sovit train cifar10 --data DATA --out RUN --set width=",
+        "sovit train cifar10 --data DATA --out RUN",
     ]
     places = [text.index(words) for words in order]
     assert places == sorted(places)
@@ -113,6 +116,28 @@ def test_the_settings_train_the_shape_as_the_runs_were(capsys: pytest.CaptureFix
     assert 3 * images * data["best"]["cost"]["flops"] == pytest.approx(TRAIN, rel=1e-3)
     assert (config.batch_size, config.learning_rate, config.mup_depth, config.ema) == (256, 1.5e-3, (128, 8, 256), 0)
     assert (config.schedule, config.cooldown_steps) == ("rsqrt", round(0.2 * config.steps))
+
+
+def test_the_command_is_one_that_a_shell_takes(capsys: pytest.CaptureFixture[str], law: Path) -> None:
+    words = [str(law), "--train-flops", str(TRAIN)]
+    said = asked(capsys, *words).partition("train it as the runs were:\n")[2]
+    assert max(map(len, said.splitlines())) < 80
+    typed = shlex.split(said.replace("\\\n", " "))
+    assert typed[:7] == ["sovit", "train", "cifar10", "--data", "DATA", "--out", "RUN"]
+    assert typed[8::2] == as_json(capsys, *words)["train"]["settings"]
+    assert set(typed[7::2]) == {"--set"}
+
+
+def test_a_law_that_tells_no_best_size_gives_no_advice(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    law = small_law()
+    nothing = replace(law, **{name: replace(getattr(law, name), alpha=0.0) for name in DIMENSIONS})
+    path = tmp_path / "law.json"
+    write_law(path, law_file(fit=replace(law_file().fit, law=nothing)))
+    data = as_json(capsys, str(path), "--train-flops", str(TRAIN))
+    assert len(data["front"]) == 1
+    assert (
+        "the law tells the best size of no dimension: this is what most runs have, and no advice." in data["warnings"]
+    )
 
 
 def test_without_a_recipe_in_the_table_it_is_left_open(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ class Recommendation:
     def warnings(self) -> tuple[str, ...]:
         """Why not to trust it, a sentence each."""
         found = []
+        if self.candidates == 1:
+            found.append("the law tells the best size of no dimension: this is what most runs have, and no advice.")
         sizes = [name for name in self.best.outside if name in DIMENSIONS]
         if sizes:
             found.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -13,6 +14,7 @@ from sovit.laws.law_file import Training
 
 _BATCH: Final = 128  # where no runs tell
 _UNTOLD: Final = "RECIPE"
+_LINE: Final = 74  # columns: the narrowest terminal must not break a command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,12 @@ class Recipe:
         return cls(recipe=training.recipe, settings=tuple(settings))
 
     def told(self) -> str:
-        """As it is typed."""
-        fields = " ".join(f"--set {field}" for field in self.settings)
+        """As it is typed, in lines that a shell takes for one."""
         how = "by a recipe of yours" if self.recipe == _UNTOLD else "as the runs were"
-        return f"train it {how}:\n  sovit train {self.recipe} --data DATA --out RUN {fields}"
+        fields = [f"--set {shlex.quote(field)}" for field in self.settings]
+        lines = [f"sovit train {self.recipe} --data DATA --out RUN"]
+        for field in fields:
+            if len(lines[-1]) + len(field) > _LINE:
+                lines.append(" ")
+            lines[-1] += f" {field}"
+        return f"train it {how}:\n" + " \\\n".join(f"  {line}" for line in lines)

@@ -86,8 +86,8 @@ def _notes(law: LawFile, found: Recommendation, latencies: Latencies | None) -> 
         f"{law.seen.usual(name):g}."
         for name in untold(law.law)
     ]
-    measured = "" if latencies is None else "measured "
-    notes.append(f"{found.within:,} {measured}shapes of {found.candidates:,} that were looked at keep to the budget.")
+    measured = "" if latencies is None else "measured and "
+    notes.append(f"{found.candidates:,} looked at; {measured}within the budget: {found.within:,}.")
     if latencies is None:
         return notes
     question, rows = latencies.question, latencies.rows
