@@ -234,3 +234,16 @@ def test_sizes_that_are_no_multiples_have_a_front_too(tmp_path: Path) -> None:
     assert fit(runs, "-o", tmp_path / "law.json", "--report", tmp_path / "law.html") == 0
     assert read_law(tmp_path / "law.json").setting.multiple == 1
     assert "The front" in (tmp_path / "law.html").read_text()
+
+
+def test_a_law_that_does_not_foretell_more_compute_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = table(tmp_path / "runs.jsonl")
+    assert fit(runs, "-o", tmp_path / "law.json") == 0
+    assert "what was held out" not in capsys.readouterr().out
+    rows = [json.loads(line) for line in runs.read_text().splitlines()]
+    for row in rows:
+        row["points"][-1]["error"] *= 0.75  # as where errors fall ever faster
+    runs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert fit(runs, "-o", tmp_path / "law.json") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"what was held out is predicted \d+% too high in the mean: errors fall faster", told)

@@ -16,6 +16,7 @@ from sovit.jsonio import must_be_writable, to_dict
 from sovit.laws.bootstrap import Interval, bootstrap
 from sovit.laws.fit import fit
 from sovit.laws.holdout import HoldOut, each_run, hold_out
+from sovit.laws.holdout import doubts as held_out_doubts
 from sovit.laws.law_file import LawFile, seen_in, setting_of, training_of, write_law
 from sovit.laws.paper import EXPONENTS
 from sovit.laws.rates import doubts as rate_doubts
@@ -42,7 +43,9 @@ def fit_table(arguments: argparse.Namespace) -> Result:
     found = fit(points, **asked)
     held_out, why_not = _held_out(points, asked)
     replicates = bootstrap(points, found, replicates=arguments.replicates, seed=arguments.seed)
-    warnings = (*found.warnings, *replicates.warnings, *rate_doubts(others))
+    warnings = (
+        *found.warnings, *(held_out_doubts(held_out) if held_out else ()), *replicates.warnings, *rate_doubts(others)
+    )  # fmt: skip
     if not_run:
         warnings = (*warnings, f"{not_run} runs of the table have no points yet: they took no part.")
     law = LawFile(

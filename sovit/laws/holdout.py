@@ -15,6 +15,7 @@ from sovit.laws.refits import refits
 from sovit.laws.solvers.solve import Method
 from sovit.laws.table import Points
 
+_BIASED: Final = 0.05  # beyond noise, in the mean
 _SHARE: Final = 0.75  # of the points, those with the least compute, are fitted
 
 
@@ -61,6 +62,17 @@ def hold_out(
         max_error=float(np.abs(error_P).max()),
         bias=float(error_P.mean()),
         warnings=found.warnings,
+    )
+
+
+def doubts(held_out: HoldOut) -> tuple[str, ...]:
+    """In words, where the predictions lie on one side of what was measured."""
+    if abs(held_out.bias) < _BIASED:
+        return ()
+    more, less = ("high", "faster") if held_out.bias > 0 else ("low", "more slowly")
+    return (
+        f"what was held out is predicted {abs(held_out.bias):.0%} too {more} in the mean: errors fall {less} with "
+        "compute than a law of the rest says, so this one may be as far off beyond the points it was fitted to.",
     )
 
 
