@@ -14,10 +14,12 @@ import pytest
 from sovit.cli import main
 from sovit.jsonio import to_dict
 from sovit.laws.law_file import read_law
+from sovit.laws.runs import RunTable
 from tests.recommend_law import small_law
 
 ARMS = ((32, 48, 64, 96), (2, 3, 4, 6), (64, 88, 128, 176))
 CENTRE = (128, 8, 256)
+ROOT = Path(__file__).parents[1]
 
 
 def table(path: Path, *, noise: float = 0.004, **common: Any) -> Path:
@@ -247,3 +249,13 @@ def test_a_law_that_does_not_foretell_more_compute_says_so(tmp_path: Path, capsy
     assert fit(runs, "-o", tmp_path / "law.json") == 0
     told = " ".join(capsys.readouterr().out.split())
     assert re.search(r"what was held out is predicted \d+% too high in the mean: errors fall faster", told)
+
+
+def test_the_published_sweep_is_what_its_runs_are_called() -> None:
+    """Each run of the committed table has the name of its content, and all that was asked of it is there."""
+    table = RunTable.at(ROOT / "benchmarks" / "results" / "shape-cifar10" / "runs.jsonl")
+    runs, rows = table.runs(), table.rows()
+    assert len(runs) > 13
+    for name, run in runs.items():
+        assert [point["steps"] for point in rows[name]["points"]] == list(run.horizons)
+        assert all(point["images"] == point["steps"] * run.batch_size for point in rows[name]["points"])
