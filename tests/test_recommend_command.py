@@ -73,7 +73,7 @@ def test_what_the_law_is_worth_comes_before_any_advice(capsys: pytest.CaptureFix
     order = [
         "held out: the 12 points of most compute",
         "mean error of 2.1%",
-        "each run left out and predicted by the others: mean error 1.3%, at most 4.0%.",
+        "each run left out and predicted by the others: median error 1.3%, at most 4.0%.",
         "warning: intervals of 17 runs are too narrow.",
         "compute: 1.5e+13 FLOPs forward and backward (3 times forward), which are 5e+12 forward only",
         "best shape: ",

@@ -118,7 +118,7 @@ def held_out_told(law: LawFile) -> str:
 def each_run_told(law: LawFile) -> str:
     """What it is worth for shapes that were not run, in a sentence."""
     return (
-        f"each run left out and predicted by the others: mean error {law.each_run.mean_error:.1%}, at most "
+        f"each run left out and predicted by the others: median error {law.each_run.median_error:.1%}, at most "
         f"{law.each_run.max_error:.1%}"
     )
 
