@@ -62,6 +62,6 @@ def law_file(**changes: object) -> LawFile:
         setting=SETTING, training=TRAINING, seen=SEEN, fit=fitted, laws=laws,
         intervals=(summarise("c", 0.5, np.array([law.c for law in laws])),), hold_out=held_out, not_held_out="",
         each_run=EachRun(median_error=0.013, max_error=0.04),
-        warnings=("intervals of 17 runs are too narrow.",),
+        warnings=("intervals of 17 runs may be too narrow.",),
     )  # fmt: skip
     return replace(law, **changes)  # type: ignore[arg-type]

@@ -97,7 +97,7 @@ def test_few_runs_are_warned_of_and_sizes_are_kept() -> None:
     points = points_of(law_of(), star(), noise=0.006)
     found = bootstrap(points, fit(points, starts=8), replicates=200)
     assert found.redrawn > 0
-    assert found.warnings[0].startswith("intervals of 18 runs are too narrow")
+    assert found.warnings[0].startswith("intervals of 18 runs may be too narrow")
     assert from_dict(Bootstrap, to_dict(found), "bootstrap") == found
 
 

@@ -74,7 +74,7 @@ def test_what_the_law_is_worth_comes_before_any_advice(capsys: pytest.CaptureFix
         "held out: the 12 points of most compute",
         "mean error of 2.1%",
         "each run left out and predicted by the others: median error 1.3%, at most 4.0%.",
-        "warning: intervals of 17 runs are too narrow.",
+        "warning: intervals of 17 runs may be too narrow.",
         "compute: 1.5e+13 FLOPs forward and backward (3 times forward), which are 5e+12 forward only",
         "best shape: ",
         "80 % in",
@@ -94,7 +94,7 @@ def test_json_holds_all_of_it(capsys: pytest.CaptureFixture[str], law: Path) -> 
     data = as_json(capsys, str(law), "--train-flops", str(TRAIN))
     assert data["held_out"]["mean_error"] == 0.021
     assert data["compute"] == {"train_flops": TRAIN, "forward_flops": TRAIN / 3}
-    assert data["warnings"] == ["intervals of 17 runs are too narrow."]
+    assert data["warnings"] == ["intervals of 17 runs may be too narrow."]
     assert data["latencies"] is None
     fields = ("budget", "axis", "candidates", "within", "front", "elsewhere", "known")
     found = from_dict(Recommendation, {name: data[name] for name in fields}, "x")

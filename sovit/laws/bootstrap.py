@@ -146,4 +146,4 @@ def _doubts(points: Points) -> tuple[str, ...]:
     runs = len(np.unique(points.run_P))
     if runs >= _FEW_RUNS:
         return ()
-    return (f"intervals of {runs} runs are too narrow: from about {_FEW_RUNS} on they hold what they say.",)
+    return (f"intervals of {runs} runs may be too narrow: from about {_FEW_RUNS} on they hold what they say.",)

@@ -122,7 +122,7 @@ def _facts(one: Advice, batch: int) -> list[tuple[str, str]]:
 def _size(config: ViTConfig, flops: int, parameters: int) -> list[tuple[str, str]]:
     return [
         ("shape", f"width {config.width}, depth {config.depth}, mlp_dim {config.mlp_dim}, {config.num_heads} heads"),
-        ("an image", f"{flops / _GIGA:.4g} GFLOPs forward"),
+        ("an image", f"{_short(flops, 4)} FLOPs forward"),
         ("parameters", f"{parameters:,}"),
     ]
 
@@ -140,30 +140,31 @@ def _with_intervals(error: Interval | None) -> str:
 
 def _table(title: str, rows: Sequence[Advice]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("shape", overflow="fold")
     with_latency = any(one.latency_ms is not None for one in rows)
-    for name in (
-        "GFLOPs",
-        "M\nparams",
-        *["ms"] * with_latency,
-        "images",
-        "error",
-        "95 %",
-        "best",
-    ):
+    table.add_column("shape", overflow="fold")
+    for name in ("FLOPs", "params", *["ms"] * with_latency, "images", "error", "95 %", "best"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in rows:
         latency = "" if one.latency_ms is None else f"{one.latency_ms:.3g}"
         table.add_row(
             f"{one.name}{'*' if set(one.outside) - {'compute', 'images'} else ''}",
-            f"{one.cost.flops / _GIGA:.3g}",
-            f"{one.cost.parameters / _MEGA:.3g}",
+            _short(one.cost.flops),
+            _short(one.cost.parameters),
             *[latency] * with_latency,
-            f"{one.images:.2g}",
+            _short(one.images, 2),
             *_error_cells(one.error),
             "" if one.best_share is None else f"{one.best_share:.0%}",
         )
     return table
+
+
+def _short(value: float, digits: int = 3) -> str:
+    """A number from the smallest model's to the largest's in a few characters: 394k, 1.02M, 13.2G."""
+    rounded = float(f"{value:.{digits}g}")
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if rounded >= size:
+            return f"{rounded / size:g}{unit}"
+    return f"{rounded:g}"
 
 
 def _error_cells(error: Interval | None) -> tuple[str, str]:
