@@ -71,7 +71,11 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, data: object) -> None:
     """Write JSON, indented, with a final newline. A file that is there is whole at any time: the old one or the new."""
-    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; into a device or a pipe as it is."""
     target = path.resolve()
     if target.exists() and not target.is_file():  # a device or a pipe
         target.write_text(text, encoding="utf-8")
@@ -84,12 +88,12 @@ def write_json(path: Path, data: object) -> None:
         beside.unlink(missing_ok=True)
 
 
-def must_be_writable(path: Path | None) -> None:
+def must_be_writable(path: Path | None, option: str = "--out") -> None:
     """Raises `ConfigError` where a result could not be written, before the work that leads to it."""
     if path is None:
         return
     if not path.parent.is_dir():
-        raise ConfigError(f"--out {path}: the folder {path.parent} does not exist.")
+        raise ConfigError(f"{option} {path}: the folder {path.parent} does not exist.")
     needed = [path] * path.exists() + [path.parent] * (path.is_file() or not path.exists())
     if path.is_dir() or not all(os.access(one, os.W_OK) for one in needed):
-        raise ConfigError(f"--out {path} cannot be written: it is a folder, or not yours to write.")
+        raise ConfigError(f"{option} {path} cannot be written: it is a folder, or not yours to write.")

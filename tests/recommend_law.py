@@ -11,7 +11,7 @@ from sovit.laws.advice.candidates import Candidate, candidates
 from sovit.laws.bootstrap import summarise
 from sovit.laws.fit import Fit
 from sovit.laws.form import DIMENSIONS, ShapeLaw, Term
-from sovit.laws.holdout import EachRun, HoldOut
+from sovit.laws.holdout import EachShape, HoldOut
 from sovit.laws.law_file import LawFile, Seen, Setting, Training
 from sovit.laws.solvers.solve import Convergence
 
@@ -61,7 +61,7 @@ def law_file(**changes: object) -> LawFile:
     law = LawFile(
         setting=SETTING, training=TRAINING, seen=SEEN, fit=fitted, laws=laws,
         intervals=(summarise("c", 0.5, np.array([law.c for law in laws])),), hold_out=held_out, not_held_out="",
-        each_run=EachRun(median_error=0.013, max_error=0.04),
+        each_shape=EachShape(shapes=17, median_error=0.013, max_error=0.04),
         warnings=("intervals of 17 runs may be too narrow.",),
     )  # fmt: skip
     return replace(law, **changes)  # type: ignore[arg-type]

@@ -72,7 +72,7 @@ def test_a_table_becomes_a_law_with_intervals_and_a_page(tmp_path: Path, capsys:
     assert re.search(r"held out: the \d+ points of most compute, up to [\d.]+ times", told)
     assert told.index("held out") < told.index("s_width")
     assert "with the backward pass" in told
-    assert re.search(r"each run left out and predicted by the others: median error 0\.\d%", told)
+    assert re.search(r"each of 13 shapes left out and predicted by the others: median error 0\.\d%", told)
     assert "intervals of 13 runs may be too narrow" in told
     law = read_law(tmp_path / "law.json")
     assert (law.setting.head_dim, law.setting.multiple, law.setting.pool) == (16, 8, "gap")
@@ -86,6 +86,8 @@ def test_a_table_becomes_a_law_with_intervals_and_a_page(tmp_path: Path, capsys:
     tags.feed(text)
     assert tags.open == []
     assert tags.found.count("svg") == 7
+    for words in ("say nothing", "starts reached it", "condition number"):
+        assert words in text
     assert tags.found.count("circle") > 100
     assert not re.search(r"(src|href)=|<script|nan|inf\b", text)
 
@@ -116,7 +118,13 @@ def edited(runs: Path, **changes: Any) -> None:
         ({"data": "other"}, "runs with different data: known, other"),
         ({"patch_size": 4}, "different patch_size"),
         ({"batch_size": 4}, "different batch_size"),
-        ({"num_heads": None}, "lacks width and num_heads"),
+        ({"num_heads": None}, "run r3 has None num_heads: its width 64 must divide by it"),
+        ({"num_heads": True}, "run r3 has True num_heads"),
+        ({"num_heads": 7}, "run r3 has 7 num_heads"),
+        ({"depth": 0.5}, '"depth" is 0.5, it must be a whole number'),
+        ({"points": [{"forward_flops": 1e12, "error": 0.4, "images": "many"}]}, '"images" must be a number'),
+        ({"points": [{"forward_flops": 1e12, "error": 0.4, "images": float("nan")}]}, '"images" is nan'),
+        ({"points": [{"forward_flops": 1e12, "error": 1e-300}]}, "Run r3 has an error of 1e-300"),
         ({"width": "wide"}, '"width" must be a number'),
     ],
 )
@@ -170,11 +178,15 @@ def test_a_learning_rate_that_is_none_is_told(rate: object, tmp_path: Path, caps
     assert "run r3 has a learning_rate of" in capsys.readouterr().err
 
 
-def test_another_rate_is_no_point_even_where_nothing_stands_beside_it(tmp_path: Path) -> None:
+def test_another_rate_is_no_point_even_where_nothing_stands_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = table(tmp_path / "runs.jsonl", learning_rate=0.001)
     edited(runs, learning_rate=0.0005)  # as the run at the design's own rate would be missing
     assert fit(runs, "-o", tmp_path / "law.json") == 0
     assert read_law(tmp_path / "law.json").fit.runs == 12
+    told = " ".join(capsys.readouterr().out.split())
+    assert "left out of the fit, 1 in all: r3, for another learning rate than most" in told
 
 
 def test_too_few_runs_and_one_compute_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +235,12 @@ def test_how_the_runs_were_trained_is_kept(tmp_path: Path) -> None:
     assert fit(runs, "-o", tmp_path / "law.json") == 0
     training = read_law(tmp_path / "law.json").training
     assert training is not None
-    assert to_dict(training) == how
+    assert to_dict(training) == how | {"warmup_steps": None}
+    edited(table(tmp_path / "runs.jsonl", **how, warmup_steps=100), learning_rate=0.002)
+    assert fit(runs, "-o", tmp_path / "law.json") == 0
+    training = read_law(tmp_path / "law.json").training
+    assert training is not None
+    assert training.warmup_steps == 100
     runs = table(tmp_path / "runs.jsonl", **how | {"settings": "ema=0"})
     assert fit(runs, "-o", tmp_path / "law.json") == 2
 

@@ -14,7 +14,7 @@ from sovit.errors import ConfigError
 from sovit.jsonio import from_dict, to_dict
 from sovit.laws.fit import Fit, fit
 from sovit.laws.form import ShapeLaw
-from sovit.laws.holdout import each_run, hold_out
+from sovit.laws.holdout import EachShape, each_shape, hold_out
 from sovit.laws.solvers.powers import Floats
 from sovit.laws.solvers.solve import Method
 from sovit.laws.table import Points
@@ -270,12 +270,17 @@ def test_a_biased_design_deceives_parabolas_and_not_the_law() -> None:
         assert fit(points, method=method, starts=8).law.exponents == pytest.approx(truth.exponents, rel=1e-6)
 
 
-def test_each_run_is_predicted_by_the_others() -> None:
-    exact = points_of(law_of(), scattered(40))
-    assert each_run(exact, fit(exact, starts=4)).max_error < 1e-5
+def left_out(points: Points) -> EachShape:
+    found = each_shape(points, fit(points, starts=4))
+    assert found is not None
+    return found
+
+
+def test_each_shape_is_predicted_by_the_others() -> None:
+    assert left_out(points_of(law_of(), scattered(40))).max_error < 1e-5
     points = points_of(law_of(), scattered(40), noise=0.006)
-    fitted = fit(points, starts=4)
-    found = each_run(points, fitted)
+    found = left_out(points)
+    assert found.shapes == 40
     assert 0.004 < found.median_error < 0.02
     # One of them by hand, from many starts of its own.
     last_P = points.run_P == 39
@@ -283,6 +288,26 @@ def test_each_run_is_predicted_by_the_others() -> None:
     by_hand = np.abs(law.predict(points.shapes_PK[last_P], points.compute_P[last_P]) / points.error_P[last_P] - 1)
     assert by_hand.max() <= found.max_error * (1 + 1e-4)
     # A run that the law does not hold for is seen, while a fit that has it bends to it.
-    odd_P = points.error_P * np.where(points.run_P == 5, 1.2, 1.0)
-    odd = replace(points, error_P=odd_P)
-    assert each_run(odd, fit(odd, starts=4)).max_error > 0.12
+    odd = replace(points, error_P=points.error_P * np.where(points.run_P == 5, 1.2, 1.0))
+    assert left_out(odd).max_error > 0.12
+
+
+def test_a_shape_is_left_out_with_all_of_its_runs() -> None:
+    """Were a run of the same shape still fitted, the odd shape would be predicted well."""
+    shapes = scattered(40)
+    points = points_of(law_of(), np.concatenate([shapes, shapes]))
+    odd_P = (points.run_P == 5) | (points.run_P == 45)
+    found = left_out(replace(points, error_P=points.error_P * np.where(odd_P, 1.2, 1.0)))
+    assert found.shapes == 40
+    assert found.max_error > 0.12
+
+
+def test_without_some_shapes_a_dimension_would_have_too_few_sizes() -> None:
+    """Three widths, one of which a single shape has: it cannot be left out."""
+    shapes = scattered(78)[18:]
+    shapes[:, 0] = np.where(np.arange(60) % 2, 768, 1536)
+    shapes[0, 0] = 1000
+    assert left_out(points_of(law_of(), shapes)).shapes == 59
+    small = star()[[0, 1, 6, 7, 12, 13]]
+    points = points_of(law_of(), np.concatenate([small, np.array([[1968.0, 40.0, 6144.0]])]))
+    assert each_shape(points, fit(points, starts=4)) is None

@@ -336,6 +336,34 @@ def test_a_budget_that_is_none(changes: dict[str, float], message: str) -> None:
         Budget(**({"train_flops": TRAIN} | changes))  # type: ignore[arg-type]
 
 
+def test_shares_are_of_all_that_may_keep_the_limit() -> None:
+    """Two measured shapes are not all there are: a law whose best was not measured has it elsewhere."""
+    budget = Budget(train_flops=TRAIN, max_latency_ms=100.0)
+    best = asked().best
+    cheap = min(CANDIDATES, key=lambda one: one.cost.flops)
+    known = {best.name: 1.0, cheap.name: 0.5}
+    found = recommend(small_law(), LAWS, CANDIDATES, budget, seen=SEEN, latency_ms=known)
+    assert found.best.name == best.name
+    assert found.best.best_share == best.best_share
+    assert found.elsewhere > 0
+    # Those that are expected to be too slow are none of them.
+    slow = {one.name: 1e9 for one in CANDIDATES}
+    alone = recommend(small_law(), LAWS, CANDIDATES, budget, seen=SEEN, latency_ms=known, expected_ms=slow)
+    assert sum(one.best_share or 0 for one in alone.front) == 1
+    single = [one for one in CANDIDATES if one.name == best.name]
+    assert recommend(small_law(), LAWS, single, budget, seen=SEEN, latency_ms=known).best.best_share is None
+
+
+def test_a_law_beyond_numbers_is_told() -> None:
+    law = small_law()
+    huge = replace(law, width=replace(law.width, beta=1e308, b=300.0))
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(ConfigError, match="gives no number for some shapes"),
+    ):
+        recommend(huge, LAWS, CANDIDATES, Budget(train_flops=TRAIN), seen=SEEN)
+
+
 def test_nothing_comes_of_nothing() -> None:
     for laws, around in ((LAWS, ()), ((), CANDIDATES)):
         with pytest.raises(ConfigError, match="needs candidates, and replicates"):

@@ -23,7 +23,7 @@ from sovit.laws.advice.device import Measurement, Question, read_device
 from sovit.laws.advice.recommend import Recommendation
 from sovit.laws.form import DIMENSIONS
 from sovit.laws.law_file import write_law
-from tests.recommend_law import TRAIN, law_file, small_law
+from tests.recommend_law import TRAIN, TRAINING, law_file, small_law
 from tests.test_recommend_device import measurement
 from train.settings import recipe
 
@@ -73,7 +73,7 @@ def test_what_the_law_is_worth_comes_before_any_advice(capsys: pytest.CaptureFix
     order = [
         "held out: the 12 points of most compute",
         "mean error of 2.1%",
-        "each run left out and predicted by the others: median error 1.3%, at most 4.0%.",
+        "each of 17 shapes left out and predicted by the others: median error 1.3%, at most 4.0%.",
         "warning: intervals of 17 runs may be too narrow.",
         "compute: 1.5e+13 FLOPs forward and backward (3 times forward), which are 5e+12 forward only",
         "best shape: ",
@@ -140,6 +140,15 @@ def test_a_law_that_tells_no_best_size_gives_no_advice(capsys: pytest.CaptureFix
     )
 
 
+def test_the_warm_up_is_that_of_the_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Theirs is a fraction of their shortest horizon, and would be another of this training's length."""
+    path = tmp_path / "law.json"
+    write_law(path, law_file(training=replace(TRAINING, warmup_steps=50, settings=("warmup_fraction=0.1", "ema=0"))))
+    settings = as_json(capsys, str(path), "--train-flops", str(TRAIN))["train"]["settings"]
+    assert [one for one in settings if one.startswith("warmup")] == ["warmup_steps=50"]
+    assert settings[-1] == "ema=0"
+
+
 def test_without_a_recipe_in_the_table_it_is_left_open(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "law.json"
     write_law(path, law_file(training=None))
@@ -185,6 +194,43 @@ def test_known_shapes_are_measured_when_asked(
     assert "--measure-known" not in asked(capsys, *words)
 
 
+def test_few_measurements_are_spent_and_what_they_miss_is_told(
+    capsys: pytest.CaptureFixture[str], law: Path, tmp_path: Path, benches: list[list[str]]
+) -> None:
+    words = [str(law), "--train-flops", str(TRAIN), "--max-latency-ms", "2", "--device", str(tmp_path / "m.json")]
+    few = as_json(capsys, *words, "--measure", "3")
+    assert sum(map(len, benches)) == 3
+    missed = [one for one in few["warnings"] if "may be better within the limit and was not measured" in one]
+    enough = as_json(capsys, *words, "--measure", "12")
+    assert not any("was not measured" in one for one in enough["warnings"])
+    best = [found["best"]["error"]["value"] for found in (few, enough)]
+    assert best[1] <= best[0]
+    assert bool(missed) == (best[1] < best[0])
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("setting", {"head_dim": 0}),
+        ("setting", {"multiple": 10**12}),
+        ("training", {"batch_size": 0}),
+        ("training", {"cooldown": 1.5}),
+        ("training", {"learning_rate": 0}),
+        ("seen", {"shapes": []}),
+        ("seen", {"shapes": [[0, 1, 1]]}),
+        ("seen", {"images": -1}),
+    ],
+)
+def test_a_law_that_was_edited_is_told(
+    capsys: pytest.CaptureFixture[str], law: Path, part: str, changes: dict[str, Any]
+) -> None:
+    data = json.loads(law.read_text())
+    data[part] |= changes
+    law.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=str(law)):
+        asked(capsys, str(law), "--train-flops", "1e13")
+
+
 def test_latencies_are_told(
     capsys: pytest.CaptureFixture[str], law: Path, tmp_path: Path, benches: list[list[str]]
 ) -> None:
@@ -226,6 +272,12 @@ def test_the_other_limits_come_before_measuring(
             ["--train-flops", "1e13", "--measure", "-1", "--max-latency-ms", "1", "--device", "m.json"],
             "--measure is -1",
         ),
+        (
+            ["--train-flops", "1e13", "--measure", "2", "--max-latency-ms", "1", "--device", "m.json"],
+            "--measure 2 is too few: what to measure next is told by 3 shapes or more, and m.json has 0",
+        ),
+        (["--train-flops", "1e308"], "--train-flops is 1e\\+308, it must be above 0 and at most"),
+        (["--train-flops", "1e13", "--lifetime-images", "1e305"], "--lifetime-images is 1e\\+305"),
         (["--train-flops", "1e13", "--anchor", "So400m"], "--anchor belongs to the law `paper`"),
         (["--train-flops", "1e13", "--anchor-flops", "1e9"], "--anchor-flops belongs to the law `paper`"),
         (["--train-flops", "1e13", "--lifetime-images", "nan"], "--lifetime-images is nan"),
@@ -280,6 +332,7 @@ def test_the_papers_reference_is_told_and_the_caveat_comes_first(capsys: pytest.
     ("words", "message"),
     [
         (["--train-flops", "-1"], "--train-flops is -1"),
+        (["--train-flops", "1e-300"], "does not pay for one image"),
         (["--train-flops", "1e22", "--anchor-flops", "0"], "--anchor-flops is 0"),
         (["--train-flops", "1e22", "--anchor", "x0"], "the compute of the anchor x0 is not published"),
         (["--train-flops", "1e22", "--anchor", "L"], "no anchor is called 'L'"),

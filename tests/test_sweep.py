@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -126,7 +127,7 @@ def test_a_table_keeps_what_it_lists(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--sizes", "0"], "widths: 0 sizes that are multiples of 16: both must be at least 1"),
-        (["--multiple", "0"], "both must be at least 1"),
+        (["--multiple", "0"], "the centre's MLP size 128 is no multiple of --multiple 0"),
         (["--other-rates", "0.5,2", "--every", "0"], "it must be 1 or more"),
         (["--seeds", ","], "--seeds is ',', it must be numbers"),
         (["--steps", "501,777"], "multiples of one number"),
@@ -137,6 +138,20 @@ def test_a_table_keeps_what_it_lists(tmp_path: Path) -> None:
         (["--depths", "1,,2"], "--depths is '1,,2', it must be numbers"),
         (["--sizes", "9"], "widths: there are no 9 sizes below 64"),
         (["--design", "grid", "--with-centre", ""], "--with-centre is the star's"),
+        (["--sizes", "1000000000"], "there are no 1000000000 sizes below 64"),
+        (
+            ["--widths", "16", "--depths", "1", "--mlp-dims", "32", "--sizes", "2"],
+            "--sizes and --ratio make",
+        ),
+        (["--widths", "64"], "--widths has 64: it must be a multiple of 16, and below the centre's 64"),
+        (["--design", "grid", "--widths", "80"], "and at most the centre's 64"),
+        (["--mlp-dims", "33"], "--mlp-dims has 33: it must be a multiple of 8"),
+        (["--centre", "64,8,129"], "the centre's MLP size 129 is no multiple of --multiple 8"),
+        (["--seeds", "0,0"], "--seeds is '0,0': it names a number twice"),
+        (["--other-rates", "1,2"], "--other-rates 1 is the design's own rate"),
+        (["--recipe", "nonsense"], "no recipe is called 'nonsense'"),
+        (["--set", "foo=1"], "no field is called 'foo'"),
+        (["--set", "warmup_steps=9"], "give it --set warmup_steps=N, at most 8, or longer --steps"),
     ],
 )
 def test_a_design_that_cannot_be_is_wrong_usage(
@@ -147,6 +162,7 @@ def test_a_design_that_cannot_be_is_wrong_usage(
         "--patch-size": "2", "--image-size": "8", "--batch-size": "32", "--steps": "10,20",
         "--learning-rate": "0.003",
     }  # fmt: skip
+    plain |= {"--set": "warmup_steps=2"}
     given = plain | dict(zip(words[::2], words[1::2], strict=True))
     line = [word for name, value in given.items() for word in ([name] if name == "--with-centre" else [name, value])]
     assert main(["shape", "sweep", *line, "-o", str(tmp_path / "runs.jsonl")]) == 2
@@ -248,6 +264,56 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_points(number: int, whole:
     assert points(table) == points(whole)
 
 
+def test_what_is_no_table_stays_as_it_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place, message in ((pipe, "it is a folder, or a device"), (tmp_path, "it is a folder, or a device")):
+        with pytest.raises(ConfigError, match=message):
+            RunTable.at(place).add([CENTRE])
+    assert pipe.is_fifo()
+    with pytest.raises(ConfigError, match="is no file that a table could be written to"):
+        RunTable.at(Path("/"))
+
+
+def test_a_result_that_is_none_is_told_and_not_put_into_the_table(tmp_path: Path) -> None:
+    table = RunTable.at(tmp_path / "runs.jsonl")
+    table.add([CENTRE])
+    (table.folder / CENTRE.name).mkdir(parents=True)
+    result = table.folder / CENTRE.name / "result.json"
+    whole = {
+        "data": "digits (train)", "train_images": 1, "test_images": 1, "classes": 10, "pool": "gap", "warmup_steps": 1,
+        "points": [{"steps": 1, "images": 1, "forward_flops": 1.0, "error": 0.5, "loss": 1.0}],
+    }  # fmt: skip
+    before = table.path.read_bytes()
+    for broken in ([1], "x", 5, whole | {"points": 5}, whole | {"points": []}, whole | {"run": "zzz"}):
+        result.write_text(json.dumps(broken))
+        with pytest.raises(ConfigError, match="Delete the file, and the run is ended again from its last state"):
+            table.collect()
+        assert table.path.read_bytes() == before
+    result.write_text(json.dumps(whole))
+    assert table.left() == [CENTRE.name]
+    assert table.collect()[CENTRE.name]["points"] == whole["points"]
+    assert table.left() == []
+
+
+def test_a_table_is_of_one_data_set_and_a_run_is_started_once(whole: RunTable, tmp_path: Path) -> None:
+    table = RunTable(tmp_path / "runs.jsonl", tmp_path / "runs")
+    table.path.write_bytes(whole.path.read_bytes())
+    rows = table.rows()
+    first, second, _ = rows
+    del rows[second]["points"]
+    rows[first]["data"] = "others (train)"
+    table.path.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+    done = shape("run", str(table.path), "--data", "digits", "--threads", "1")
+    assert done.returncode == 2
+    assert "has runs on others (train), and --data is digits (train)" in " ".join(done.stderr.split())
+    rows[first]["data"] = "digits (train)"
+    table.path.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+    done = shape("run", str(table.path), "--data", "digits", "--threads", "1", "--only", second, second, "--json")
+    assert (done.returncode, json.loads(done.stdout)["trained_now"]) == (0, 1)
+    assert points(table) == points(whole)
+
+
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     table = designed(tmp_path)
     first, *others = table.runs()
@@ -260,6 +326,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     for words, message in (
         (("--jobs", "0"), "--jobs is 0"),
         (("--only", "nothing"), "has no run nothing"),
+        (("--ray", "127.0.0.1:1", "--jobs", "2"), "--jobs is how many run on this machine"),
     ):
         done = shape("run", str(table.path), "--data", "digits", *words)
         assert done.returncode == 2

@@ -8,12 +8,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
 from sovit.errors import ConfigError, MissingDependency, SoViTError
-from sovit.laws.runs import RunTable
+from sovit.laws.runs import RunResult, RunTable
 from sovit.laws.sweep import Run
 from train.jobs import RunsFailed, told
 
@@ -72,7 +72,7 @@ def _must_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_SECONDS).close()
 
 
-def _job(run: Run, data: str, folder: str, threads: int) -> dict[str, Any]:
+def _job(run: Run, data: str, folder: str, threads: int) -> RunResult:
     from train.sweep import Sets, carry_out
 
     return carry_out(run, Sets.load(data), Path(folder), threads=threads, console=Console(quiet=True))

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
-from sovit.errors import SoViTError
-from sovit.laws.runs import RunTable
+from sovit.errors import ConfigError, SoViTError
+from sovit.laws.runs import RESULT, RunResult, RunTable
 
 _PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
 _LOOK_SECONDS: Final = 0.2
@@ -59,22 +60,34 @@ def run_here(
                 if process.poll() is None:
                     continue
                 del running[name]
-                result = table.result(name)
-                if process.returncode or result is None:
+                words = _ended(table, name, process.returncode)
+                if words is None:
                     failed.append(name)
-                    console.print(f"{name}: {_last_line(table.folder / name / 'log')}", highlight=False, markup=False)
-                else:
-                    table.collect()
-                    console.print(f"{name}: {told(result)}", highlight=False, markup=False)
+                    words = _last_line(table.folder / name / "log")
+                console.print(f"{name}: {words}", highlight=False, markup=False)
             time.sleep(_LOOK_SECONDS)
     finally:
         for process in running.values():
             process.terminate()
         for process in running.values():
             process.wait()
-        table.collect()
+        with suppress(ConfigError):  # whoever asked for the runs reads the table next, and is told
+            table.collect()
+    # Another `shape run` of the same table may have ended what this one could not begin.
+    failed = [name for name in failed if not (table.folder / name / RESULT).is_file()]
     if failed:
         raise RunsFailed(failed, len(names), f"; {table.folder}/RUN/log says why")
+
+
+def _ended(table: RunTable, name: str, returncode: int) -> str | None:
+    """The result of a run in words, which goes into the table; None for one that failed."""
+    try:
+        result = None if returncode else table.result(name)
+        if result is not None:
+            table.collect()
+    except ConfigError as error:  # of the table or a result; the other runs go on
+        return str(error)
+    return None if result is None else told(result)
 
 
 def _end_with_parent() -> None:
@@ -84,9 +97,9 @@ def _end_with_parent() -> None:
         prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
-def told(result: dict[str, Any]) -> str:
+def told(result: RunResult) -> str:
     """A result in words."""
-    return ", ".join(f"{point['steps']:,} steps: error {point['error']:.4f}" for point in result["points"])
+    return ", ".join(f"{point.steps:,} steps: error {point.error:.4f}" for point in result.points)
 
 
 def _last_line(path: Path) -> str:

@@ -13,14 +13,14 @@ import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
 from sovit.cost import cost
 from sovit.errors import ConfigError
-from sovit.jsonio import write_json
-from sovit.laws.runs import RESULT
+from sovit.jsonio import to_dict, write_json
+from sovit.laws.runs import RESULT, RunPoint, RunResult
 from sovit.laws.sweep import MOST_SAVES, Run
 from train.build import spec_of
 from train.config import TrainConfig
@@ -46,7 +46,7 @@ class Sets:
         return cls(load_dataset(data, "train"), load_dataset(data, "test"))
 
 
-def carry_out(run: Run, sets: Sets, folder: Path, *, threads: int, console: Console) -> dict[str, Any]:
+def carry_out(run: Run, sets: Sets, folder: Path, *, threads: int, console: Console) -> RunResult:
     """Train what is left of a run; its result is what its line in the table is given, its points and the data.
 
     Raises what training raises.
@@ -65,32 +65,38 @@ def carry_out(run: Run, sets: Sets, folder: Path, *, threads: int, console: Cons
         branch = folder / "trunk" / "state" / f"step-{start:09d}"
         result = train(config, known, sets.test_set, folder / f"steps-{steps:09d}", console=console, branch=branch)
         points.append(
-            {
-                "steps": steps,
-                "images": steps * run.batch_size,
-                "forward_flops": flops * run.batch_size * steps,
-                "error": 1 - result.evaluation.top1,
-                "loss": result.final_loss,
-            }
+            RunPoint(
+                steps=steps,
+                images=steps * run.batch_size,
+                forward_flops=flops * run.batch_size * steps,
+                error=1 - result.evaluation.top1,
+                loss=result.final_loss,
+            )
         )
-    found = {
-        "data": sets.train_set.name, "train_images": len(sets.train_set), "test_images": len(sets.test_set),
-        "classes": len(sets.train_set.classes), "pool": spec.model.pool, "points": points,
-    }  # fmt: skip
-    write_json(folder / RESULT, found)
+    found = RunResult(
+        data=sets.train_set.name, train_images=len(sets.train_set), test_images=len(sets.test_set),
+        classes=len(sets.train_set.classes), pool=spec.model.pool, warmup_steps=_warmup(run), points=tuple(points),
+    )  # fmt: skip
+    write_json(folder / RESULT, to_dict(found))
     shutil.rmtree(folder / "trunk" / "state", ignore_errors=True)
     return found
 
 
 def check(run: Run, sets: Sets) -> None:
     """Raises `ConfigError` for a run that the recipe or the data do not allow, before any is trained."""
+    spec_of(check_settings(run), sets.train_set.classes)
+
+
+def check_settings(run: Run) -> TrainConfig:
+    """The configuration of its shortest part. Raises `ConfigError` for a run that the recipe does not allow."""
     config = _config(run, run.horizons[0], 1)
-    spec_of(config, sets.train_set.classes)
     warmup = _warmup(run)
     if warmup > run.starts[0]:
         raise ConfigError(
-            f"run {run.name} warms up for {warmup} steps and first cools down at {run.starts[0]}: shorten it."
+            f"run {run.name} warms up for {warmup} steps and first cools down at {run.starts[0]}: give it "
+            f"--set warmup_steps=N, at most {run.starts[0]}, or longer --steps."
         )
+    return config
 
 
 def _warmup(run: Run) -> int:

@@ -10,6 +10,7 @@ from sovit.commands.result import Result
 from sovit.cores import available_cores
 from sovit.errors import ConfigError
 from sovit.laws.runs import RunTable
+from train.cluster import LOCAL
 from train.signals import StopNow, Stopped, ending_at_once
 
 
@@ -28,8 +29,11 @@ def _run(arguments: argparse.Namespace) -> Result:
     from train.sweep import Sets, carry_out, check
 
     console = Console(stderr=True)
-    if arguments.jobs < 1:
+    if arguments.jobs is not None and arguments.jobs < 1:
         raise ConfigError(f"--jobs is {arguments.jobs}, it must be at least 1.")
+    if arguments.jobs is not None and arguments.ray not in (None, LOCAL):
+        raise ConfigError("--jobs is how many run on this machine: a cluster runs as many as its cores allow.")
+    jobs = arguments.jobs or 1
     if arguments.threads is not None and arguments.threads < 1:
         raise ConfigError(f"--threads is {arguments.threads}, it must be at least 1.")
     table = RunTable.at(arguments.table, arguments.out)
@@ -37,10 +41,17 @@ def _run(arguments: argparse.Namespace) -> Result:
     if unknown := [name for name in arguments.only or () if name not in runs]:
         raise ConfigError(f"{arguments.table} has no run {', '.join(unknown)}.")
     rows = table.collect()
-    left = [name for name in arguments.only or runs if "points" not in rows[name]]
-    threads = arguments.threads or max(1, available_cores() // arguments.jobs)
+    asked = set(arguments.only or runs)
+    left = [name for name in table.left() if name in asked]
+    threads = arguments.threads or max(1, available_cores() // jobs)
     if left:
         sets = Sets.load(arguments.data)
+        for row in rows.values():
+            if row.get("points") and row.get("data") != sets.train_set.name:
+                raise ConfigError(
+                    f"{arguments.table} has runs on {row.get('data')}, and --data is {sets.train_set.name}: a law is "
+                    "of one data set, so write another table for this one."
+                )
         for name in left:
             check(runs[name], sets)
     if left and arguments.ray:
@@ -48,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> Result:
 
         run_on_ray(
             table, [runs[name] for name in left], str(Path(arguments.data).resolve()) if Path(arguments.data).is_dir()
-            else arguments.data, address=arguments.ray, threads=threads, jobs=arguments.jobs, console=console,
+            else arguments.data, address=arguments.ray, threads=threads, jobs=jobs, console=console,
         )  # fmt: skip
     elif len(left) == 1 and arguments.only:
         carry_out(runs[left[0]], sets, table.folder / left[0], threads=threads, console=console)
@@ -59,9 +70,9 @@ def _run(arguments: argparse.Namespace) -> Result:
             words = ["shape", "run", str(table.path), "--data", arguments.data, "--out", str(table.folder)]
             return [*words, "--only", name, "--threads", str(threads)]
 
-        run_here(table, left, command, arguments.jobs, console)
+        run_here(table, left, command, jobs, console)
     rows = table.collect()
-    done = sum("points" in row for row in rows.values())
+    done = sum(bool(row.get("points")) for row in rows.values())
     return Result(
         {"table": str(table.path), "runs": len(rows), "done": done, "trained_now": len(left)},
         f"{table.path}: {done} of {len(rows)} runs are done, {len(left)} of them now",

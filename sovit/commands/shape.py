@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from sovit.commands.parser import by_name, command, in_checkout, with_json
 from sovit.commands.shape_recommend import add_recommend
-from sovit.laws.sweep import MULTIPLE, STAR_RATIO, Design
+from sovit.laws.sweep import MULTIPLE, SIZES, STAR_RATIO, DesignKind
 
 
 def add_commands(commands: Any) -> None:
@@ -19,15 +19,13 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_sweep(steps: Any) -> None:
-    sweep = command(steps, "sweep", by_name("sovit.laws.sweep_command", "sweep"), "write a table of runs")
-    sweep.add_argument("--design", choices=get_args(Design), required=True, help="around a centre, or combinations")
+    sweep = command(steps, "sweep", in_checkout("train.design_command", "sweep"), "write a table of runs")
+    sweep.add_argument("--design", choices=get_args(DesignKind), required=True, help="around a centre, or combinations")
     sweep.add_argument(
         "--centre", required=True, metavar="WIDTH,DEPTH,MLP", help="the largest shape; the others are smaller"
     )
-    sweep.add_argument("--sizes", type=int, default=4, help="of each dimension, below the centre (default: 4)")
-    sweep.add_argument(
-        "--ratio", type=float, default=STAR_RATIO, help="from one size to the next (default: %(default)s)"
-    )
+    sweep.add_argument("--sizes", type=int, help=f"of each dimension, below the centre (default: {SIZES})")
+    sweep.add_argument("--ratio", type=float, help=f"from one size to the next (default: {STAR_RATIO})")
     for name in ("widths", "depths", "mlp-dims"):
         sweep.add_argument(f"--{name}", metavar="N,N,...", help="these sizes instead")
     sweep.add_argument("--with-centre", action="store_true", help="train the star's centre too")
@@ -57,7 +55,7 @@ def _add_run(steps: Any) -> None:
     run.add_argument("table", type=Path, metavar="RUNS")
     run.add_argument("--data", required=True, help="as for `sovit train`")
     run.add_argument("--out", type=Path, help="folder of the runs (default: RUNS without its ending)")
-    run.add_argument("--jobs", type=int, default=1, help="how many at a time (default: 1)")
+    run.add_argument("--jobs", type=int, help="how many at a time (default: 1)")
     run.add_argument("--threads", type=int, help="of each (default: the cores shared out)")
     run.add_argument("--only", nargs="+", metavar="RUN", help="these alone")
     run.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster: its address, auto, or local")

@@ -1,12 +1,12 @@
 """How much a fitted law would differ, had other runs been made: a cluster bootstrap.
 
 Runs are drawn with replacement, each with all of its points, and the law is fitted again from where it was. A draw in
-which a dimension has too few sizes left for its exponents is drawn anew.
+which too few shapes, or sizes of a dimension, are left for the exponents is drawn anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
-from sovit.laws.design import NEEDED_SIZES, Design, design_of
+from sovit.laws.design import Design, design_of
 from sovit.laws.fit import Fit
 from sovit.laws.form import DIMENSIONS, ShapeLaw
 from sovit.laws.refits import refits
@@ -28,6 +28,7 @@ _TRIES: Final = 100
 _PERCENT_80: Final = (10, 90)
 _PERCENT_95: Final = (2.5, 97.5)
 _FEW_RUNS: Final = 40
+_OFTEN: Final = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Interval:
 class Bootstrap:
     """The laws of all replicates, and intervals of the fitted law's parameters and exponents s_k.
 
-    `redrawn` draws had too few sizes of some dimension left. `warnings` say in words why not to trust the intervals.
+    `redrawn` draws had too few shapes or sizes left. `warnings` say in words why not to trust the intervals.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -67,10 +68,6 @@ class Bootstrap:
         """The interval of a parameter, or of an exponent: `s_width`, `s_depth`, `s_mlp_dim`."""
         return {one.name: one for one in self.intervals}[name]
 
-    def interval_of(self, name: str, law: ShapeLaw, ask: Callable[[ShapeLaw], float]) -> Interval:
-        """The interval of anything that a law can be asked for, with its value for `law`, the fitted one."""
-        return summarise(name, ask(law), np.array([ask(one) for one in self.laws]))
-
 
 def bootstrap(points: Points, fitted: Fit, *, replicates: int = REPLICATES, seed: int = 0) -> Bootstrap:
     """Refit the law, by the method of `fitted`, to as many draws of the runs.
@@ -83,7 +80,10 @@ def bootstrap(points: Points, fitted: Fit, *, replicates: int = REPLICATES, seed
     counts_BR, redrawn = _draw(points, design, replicates, np.random.default_rng(seed))
     laws = refits(points, fitted, counts_BR)
     return Bootstrap(
-        laws=laws, intervals=_intervals(design, fitted.law, laws), redrawn=redrawn, warnings=_doubts(points)
+        laws=laws,
+        intervals=_intervals(design, fitted.law, laws),
+        redrawn=redrawn,
+        warnings=_doubts(points, replicates, redrawn),
     )
 
 
@@ -106,16 +106,12 @@ def _draw(points: Points, design: Design, replicates: int, rng: np.random.Genera
     """How often each replicate has each run [B, R], and how many draws were thrown away."""
     drawable = np.unique(points.run_P)
     shapes_RK = points.shapes_PK[[int(np.argmax(points.run_P == run)) for run in drawable]]
-    needs = [(shapes_RK[:, k], NEEDED_SIZES if k in design.free else 2) for k in design.kept]
     counts_BR = np.zeros((replicates, len(points.runs)), np.int64)
     missing, redrawn = np.arange(replicates), 0
     for _ in range(_TRIES):
         drawn = rng.multinomial(len(drawable), np.full(len(drawable), 1 / len(drawable)), len(missing))
         counts_BR[missing[:, None], drawable] = drawn
-        enough = np.ones(len(missing), np.bool_)
-        for sizes_R, needed in needs:
-            is_size_RS = sizes_R[:, None] == np.unique(sizes_R)
-            enough &= (drawn @ is_size_RS > 0).sum(axis=1) >= needed
+        enough = design.told(shapes_RK, drawn)
         missing = missing[~enough]
         redrawn += len(missing)
         if not len(missing):
@@ -142,8 +138,14 @@ def _intervals(design: Design, law: ShapeLaw, laws: Sequence[ShapeLaw]) -> tuple
     return tuple(found)
 
 
-def _doubts(points: Points) -> tuple[str, ...]:
+def _doubts(points: Points, replicates: int, redrawn: int) -> tuple[str, ...]:
     runs = len(np.unique(points.run_P))
-    if runs >= _FEW_RUNS:
-        return ()
-    return (f"intervals of {runs} runs may be too narrow: from about {_FEW_RUNS} on they hold what they say.",)
+    found = []
+    if runs < _FEW_RUNS:
+        found.append(f"intervals of {runs} runs may be too narrow: from about {_FEW_RUNS} on they hold what they say.")
+    if redrawn > _OFTEN * replicates:
+        found.append(
+            f"{redrawn / (replicates + redrawn):.0%} of the bootstrap's draws left too few shapes, or sizes of a "
+            "dimension, and were drawn anew: the intervals are of the others, and may be too narrow for it."
+        )
+    return tuple(found)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sovit.errors import ConfigError
 from sovit.laws.form import DIMENSIONS, ShapeLaw, Term
@@ -50,6 +51,11 @@ class Design:
     def exponents(self) -> int:
         """How many exponents the law has."""
         return 2 * len(self.free) + 1
+
+    @property
+    def shapes_needed(self) -> int:
+        """How many different shapes it takes to tell what each dimension does."""
+        return 1 + len(self.kept) + len(self.free)
 
     def names(self) -> tuple[str, ...]:
         """Names of the coefficients and, after them, of the exponents."""
@@ -99,6 +105,13 @@ class Design:
         exps_Q = [*(term.a for term in free), *(term.b for term in free), law.c]
         return np.array([*alpha, *beta, law.xi / per_compute, law.eps / self.error]), np.array(exps_Q)
 
+    def told(self, shapes_SK: Floats, counts_BS: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows of counts of the shapes [B, S] leave as many shapes, and sizes of each dimension, as it takes."""
+        enough_B = _distinct(np.unique(shapes_SK, axis=0, return_inverse=True)[1], counts_BS) >= self.shapes_needed
+        for k in self.kept:
+            enough_B &= _distinct(shapes_SK[:, k], counts_BS) >= (NEEDED_SIZES if k in self.free else 2)
+        return enough_B
+
     def _term(self, k: int, coefs_J: Floats, exps_Q: Floats, per_compute: float) -> Term:
         if k not in self.kept:
             return Term(alpha=0.0, a=_HELD_EXPONENT, beta=0.0, b=_HELD_EXPONENT, identified=False)
@@ -133,13 +146,19 @@ def design_of(points: Points) -> Design:
             f"There are {len(points)} points for {parameters} parameters: add runs, or more moments of each, until "
             f"there are {parameters + 1} points or more."
         )
-    shapes, needed = len(np.unique(points.shapes_PK, axis=0)), 1 + len(design.kept) + len(design.free)
+    shapes, needed = len(np.unique(points.shapes_PK, axis=0)), design.shapes_needed
     if shapes < needed:
         varied = ", ".join(DIMENSIONS[k] for k in design.kept)
         raise ConfigError(
             f"There are {shapes} shapes, and {varied} vary: telling what each does takes {needed} shapes or more."
         )
     return design
+
+
+def _distinct(labels_S: NDArray[np.generic], counts_BS: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many different labels each row of counts has."""
+    has_label_SX = (labels_S[:, None] == np.unique(labels_S)).astype(np.int64)
+    return np.asarray((counts_BS @ has_label_SX > 0).sum(axis=1))
 
 
 def unidentified(points: Points, design: Design) -> tuple[str, ...]:

@@ -15,12 +15,12 @@ from sovit.errors import ConfigError
 from sovit.jsonio import must_be_writable, to_dict
 from sovit.laws.bootstrap import Interval, bootstrap
 from sovit.laws.fit import fit
-from sovit.laws.holdout import HoldOut, each_run, hold_out
+from sovit.laws.holdout import HoldOut, each_shape, hold_out
 from sovit.laws.holdout import doubts as held_out_doubts
 from sovit.laws.law_file import LawFile, seen_in, setting_of, training_of, write_law
 from sovit.laws.paper import EXPONENTS
 from sovit.laws.rates import doubts as rate_doubts
-from sovit.laws.rates import other_rates
+from sovit.laws.rates import other_rates, unpaired
 from sovit.laws.rates import told as rates_told
 from sovit.laws.report import write_report
 from sovit.laws.table import Points, read_table
@@ -31,7 +31,7 @@ _MOST: Final = 100_000
 def fit_table(arguments: argparse.Namespace) -> Result:
     """Fit the law to a table of runs, with intervals and the error of predictions for what was held out."""
     _check(arguments)
-    rows, points, not_run = read_table(arguments.table)
+    rows, points, not_run, images = read_table(arguments.table)
     others, left_out = other_rates(rows)
     if left_out:
         points = points.subset(np.array([points.runs[run] not in left_out for run in points.run_P.tolist()]))
@@ -44,20 +44,22 @@ def fit_table(arguments: argparse.Namespace) -> Result:
     held_out, why_not = _held_out(points, asked)
     replicates = bootstrap(points, found, replicates=arguments.replicates, seed=arguments.seed)
     warnings = (
-        *found.warnings, *(held_out_doubts(held_out) if held_out else ()), *replicates.warnings, *rate_doubts(others)
-    )  # fmt: skip
-    if not_run:
-        warnings = (*warnings, f"{not_run} runs of the table have no points yet: they took no part.")
+        *found.warnings,
+        *(held_out_doubts(held_out, found.warnings) if held_out else ()),
+        *replicates.warnings,
+        *rate_doubts(others),
+        *unpaired(others, left_out),
+        *([f"{not_run} runs of the table have no points yet: they took no part."] if not_run else []),
+    )
     law = LawFile(
-        setting=setting, training=training, seen=seen_in(points, rows), fit=found,
+        setting=setting, training=training, seen=seen_in(points, images), fit=found,
         laws=replicates.laws, intervals=replicates.intervals,
-        hold_out=held_out, not_held_out=why_not, each_run=each_run(points, found), other_rates=others,
+        hold_out=held_out, not_held_out=why_not, each_shape=each_shape(points, found), other_rates=others,
         warnings=warnings,
     )  # fmt: skip
     if arguments.report:
         # First, so that there is no law without the page that was asked for.
-        told = [held_out_told(law), each_run_told(law), *([rates_told(others)] if others else [])]
-        write_report(arguments.report, law, points, told)
+        write_report(arguments.report, law, points, _worth(law))
     write_law(arguments.out, law)
     data = {name: value for name, value in to_dict(law).items() if name != "laws"} | {"law": str(arguments.out)}
     return Result(data, _told(law, points))
@@ -73,8 +75,8 @@ def _check(arguments: argparse.Namespace) -> None:
     paths = [path for path in (arguments.table, arguments.out, arguments.report) if path is not None]
     if len({path.resolve() for path in paths}) < len(paths):
         raise ConfigError("the table, --out and --report must be different files: one would overwrite another.")
-    for path in (arguments.out, arguments.report):
-        must_be_writable(path)
+    must_be_writable(arguments.out)
+    must_be_writable(arguments.report, "--report")
 
 
 def _held_out(points: Points, asked: dict[str, Any]) -> tuple[HoldOut | None, str]:
@@ -85,22 +87,29 @@ def _held_out(points: Points, asked: dict[str, Any]) -> tuple[HoldOut | None, st
 
 
 def _told(law: LawFile, points: Points) -> Group:
-    convergence = law.fit.convergence
     lines = [
         f"{law.fit.points} points of {law.fit.runs} runs on {law.setting.data}, {law.fit.parameters} parameters",
         f"compute: {points.compute_P.min():.3g} to {points.compute_P.max():.3g} GFLOPs forward, the paper's t; with "
         f"the backward pass {TRAINING * points.compute_P.min():.3g} to {TRAINING * points.compute_P.max():.3g}",
-        held_out_told(law),
-        each_run_told(law),
-        *([rates_told(law.other_rates)] if law.other_rates else []),
-        f"objective {convergence.objective!r}; {convergence.reached} of {convergence.starts} starts reached it, "
-        f"gradient {convergence.gradient_norm:.1e}, condition number {convergence.condition:.1e}",
+        *_worth(law),
     ]
     table = Table("", "value", "80 %", "95 %", "paper")
     published = {f"s_{name}": f"{value:g}" for name, value in EXPONENTS._asdict().items()}
     for one in law.intervals:
         table.add_row(one.name, _number(one.value), _between(one, 80), _between(one, 95), published.get(one.name, ""))
     return Group(*lines, table, *(f"warning: {warning}" for warning in law.warnings))
+
+
+def _worth(law: LawFile) -> list[str]:
+    """Sentences about what the law is worth, for a terminal and a page."""
+    convergence = law.fit.convergence
+    return [
+        held_out_told(law),
+        each_shape_told(law),
+        *([rates_told(law.other_rates)] if law.other_rates else []),
+        f"objective {convergence.objective!r}; {convergence.reached} of {convergence.starts} starts reached it, "
+        f"gradient {convergence.gradient_norm:.1e}, condition number {convergence.condition:.1e}",
+    ]
 
 
 def held_out_told(law: LawFile) -> str:
@@ -115,11 +124,14 @@ def held_out_told(law: LawFile) -> str:
     )
 
 
-def each_run_told(law: LawFile) -> str:
+def each_shape_told(law: LawFile) -> str:
     """What it is worth for shapes that were not run, in a sentence."""
+    found = law.each_shape
+    if found is None:
+        return "each shape left out: without any of them a dimension has too few sizes to be told"
     return (
-        f"each run left out and predicted by the others: median error {law.each_run.median_error:.1%}, at most "
-        f"{law.each_run.max_error:.1%}"
+        f"each of {found.shapes} shapes left out and predicted by the others: median error {found.median_error:.1%}, "
+        f"at most {found.max_error:.1%}"
     )
 
 

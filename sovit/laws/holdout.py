@@ -1,7 +1,8 @@
-"""How well a law foretells what it was not fitted to, more compute and other runs: to be read before any advice."""
+"""How well a law foretells what it was not fitted to, more compute and other shapes: to be read before any advice."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -10,12 +11,14 @@ from pydantic import ConfigDict
 
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
+from sovit.laws.design import design_of
 from sovit.laws.fit import DELTA, STARTS, Fit, fit
 from sovit.laws.refits import refits
 from sovit.laws.solvers.solve import Method
 from sovit.laws.table import Points
 
 _BIASED: Final = 0.05  # beyond noise, in the mean
+_FAR: Final = 0.1
 _SHARE: Final = 0.75  # of the points, those with the least compute, are fitted
 
 
@@ -65,38 +68,53 @@ def hold_out(
     )
 
 
-def doubts(held_out: HoldOut) -> tuple[str, ...]:
-    """In words, where the predictions lie on one side of what was measured."""
-    if abs(held_out.bias) < _BIASED:
-        return ()
-    more, less = ("high", "faster") if held_out.bias > 0 else ("low", "more slowly")
-    return (
-        f"what was held out is predicted {abs(held_out.bias):.0%} too {more} in the mean: errors fall {less} with "
-        "compute than a law of the rest says, so this one may be as far off beyond the points it was fitted to.",
-    )
+def doubts(held_out: HoldOut, already: Sequence[str]) -> tuple[str, ...]:
+    """In words, why not to ask for more compute than was seen; `already` was said of the fit to all points."""
+    found = [f"without what was held out: {one}" for one in held_out.warnings if one not in already]
+    if abs(held_out.bias) >= _BIASED:
+        more, less = ("high", "faster") if held_out.bias > 0 else ("low", "more slowly")
+        found.append(
+            f"what was held out is predicted {abs(held_out.bias):.0%} too {more} in the mean: errors fall {less} with "
+            "compute than a law of the rest says, so this one may be as far off beyond the points it was fitted to."
+        )
+    elif held_out.mean_error >= _FAR:
+        found.append(
+            f"what was held out is predicted with an error of {held_out.mean_error:.0%} in the mean: take no advice "
+            "from this law that rests on smaller differences."
+        )
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EachRun:
-    """Errors of predictions for all points of each run from a fit to all other runs, as |prediction / measurement - 1|.
+class EachShape:
+    """Errors of predictions for all points of a shape from a fit to all others, as |prediction / measurement - 1|.
 
-    The held-out points of most compute are later moments of runs that were fitted; these are of shapes that were not.
-    Of a star's smallest and largest sizes little is known without their own runs: the median says more than the mean.
+    The held-out points of most compute are mostly later moments of runs that were fitted; these are of shapes that
+    were not. `shapes` is how many could be left out: without some a dimension may have too few sizes for its exponents.
+    Of a star's smallest and largest sizes little is known without their own runs, so the median says more than a mean.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
+    shapes: int
     median_error: float
     max_error: float
 
 
-def each_run(points: Points, fitted: Fit) -> EachRun:
-    """Leave out one run after another."""
-    present_B = np.unique(points.run_P)
-    counts_BR = 1 - np.eye(len(points.runs), dtype=np.int64)[present_B]
-    error_P = np.empty(len(points))
-    for run, law in zip(present_B.tolist(), refits(points, fitted, counts_BR), strict=True):
-        of_run_P = points.run_P == run
-        said_P = law.predict(points.shapes_PK[of_run_P], points.compute_P[of_run_P])
-        error_P[of_run_P] = np.abs(said_P / points.error_P[of_run_P] - 1)
-    return EachRun(median_error=float(np.median(error_P)), max_error=float(error_P.max()))
+def each_shape(points: Points, fitted: Fit) -> EachShape | None:
+    """Leave out one shape after another, with all of its runs; None where none can be."""
+    design = design_of(points)
+    shapes_SK, shape_P = np.unique(points.shapes_PK, axis=0, return_inverse=True)
+    counts_SR = np.ones((len(shapes_SK), len(points.runs)), np.int64)
+    counts_SR[shape_P, points.run_P] = 0
+    told_S = design.told(shapes_SK, 1 - np.eye(len(shapes_SK), dtype=np.int64))
+    if not told_S.any():
+        return None
+    laws = refits(points, fitted, counts_SR[told_S])
+    error = []
+    for shape, law in zip(np.flatnonzero(told_S).tolist(), laws, strict=True):
+        of_shape_P = shape_P == shape
+        said_P = law.predict(points.shapes_PK[of_shape_P], points.compute_P[of_shape_P])
+        error.append(np.abs(said_P / points.error_P[of_shape_P] - 1))
+    error_P = np.concatenate(error)
+    return EachShape(shapes=len(error), median_error=float(np.median(error_P)), max_error=float(error_P.max()))

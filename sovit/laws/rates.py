@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -69,6 +69,18 @@ def doubts(others: Sequence[OtherRate]) -> tuple[str, ...]:
         "that are no larger may be the rate's."
         for one in others
         if one.change < -_MATTERS
+    )
+
+
+def unpaired(others: Sequence[OtherRate], left_out: Collection[str]) -> tuple[str, ...]:
+    """A warning for runs that took no part and are no check either."""
+    alone = sorted(set(left_out) - {one.run for one in others})
+    if not alone:
+        return ()
+    some = ", ".join(alone[:3]) + (", ..." if len(alone) > 3 else "")
+    return (
+        f"left out of the fit, {len(alone)} in all: {some}, for another learning rate than most, with nothing beside "
+        "them that differs in the rate alone. A design at another rate is fitted from a table of its own.",
     )
 
 

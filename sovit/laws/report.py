@@ -137,7 +137,7 @@ def _front(law: LawFile) -> str:
     along = recommend(law.law, law.laws[:_REPLICATES], around, budget, seen=law.seen).front
     told = [(one.cost.flops / GFLOP, one.error, one) for one in along if one.error is not None]
     dots = [
-        Dot(flops, error.value or 0.0, f"{one.name}: error {error.value:.4f}, best by {one.best_share or 0:.0%}")
+        Dot(flops, error.value or 0.0, f"{one.name}: error {error.value:.4f}{_best(one.best_share)}")
         for flops, error, one in told
     ]
     flops = [one[0] for one in told]
@@ -154,6 +154,10 @@ def _front(law: LawFile) -> str:
         f"largest compute seen ({_gflops(TRAINING * law.seen.compute[1])} with the backward pass). Larger ones see "
         "fewer images.",
     )  # fmt: skip
+
+
+def _best(share: float | None) -> str:
+    return "" if share is None else f", best, or near it, to {share:.0%} of the bootstrap's laws"
 
 
 def _grid(law: LawFile) -> Floats:
@@ -177,15 +181,17 @@ def _exponents(law: LawFile) -> str:
             f'<td class="number">{"" if value is None else f"{value:.4g}"}</td>'
             for value in (one.value, one.low_80, one.high_80, one.low_95, one.high_95)
         )
-        + "</tr>"
+        + f'<td class="number">{one.undefined:.0%}</td></tr>'
         for one in law.intervals
     )
     head = "".join(
-        f'<th scope="col" class="number">{text}</th>' for text in ("value", "80 % from", "to", "95 % from", "to")
+        f'<th scope="col" class="number">{text}</th>'
+        for text in ("value", "80 % from", "to", "95 % from", "to", "say nothing")
     )
     return (
         '<div class="table"><table><caption>The parameters, and the exponents s of the best sizes by compute, with '
-        "intervals of a bootstrap over runs. An empty cell is a value that the points do not tell.</caption>"
+        "intervals of a bootstrap over runs. An empty cell is a value that the points do not tell; the last column is "
+        "the share of the bootstrap's laws that say nothing of it, and the intervals are of the others.</caption>"
         f'<thead><tr><th scope="col"></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
 

@@ -11,6 +11,8 @@ from sovit.errors import ConfigError
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     """Its lines by run, in their order. Raises `ConfigError` that names the line."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} cannot be read as a table: it is a folder, or a device.")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -4,18 +4,53 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from sovit.jsonio import read_json
+from pydantic import ConfigDict
+
+from sovit.config import Pool
+from sovit.errors import ConfigError
+from sovit.jsonio import STRICT, from_dict, read_json, to_dict, write_text
 from sovit.laws.rows import read_rows
 from sovit.laws.sweep import Run, run_of
 
 RESULT: Final = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPoint:
+    """What a run was measured to be at one of its horizons; `forward_flops` are those of all images up to there."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    steps: int
+    images: int
+    forward_flops: float
+    error: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run adds to its line of the table: its points, what it was trained on, and how long it warmed up."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    data: str
+    train_images: int
+    test_images: int
+    classes: int
+    pool: Pool
+    warmup_steps: int
+    points: tuple[RunPoint, ...]
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise ConfigError("a result has one point or more.")
 
 
 @dataclass(frozen=True)
@@ -28,6 +63,8 @@ class RunTable:
     @classmethod
     def at(cls, path: Path, folder: Path | None = None) -> RunTable:
         """A table, and beside it the folder of its name without the ending, unless another is given."""
+        if not path.name:
+            raise ConfigError(f"{path} is no file that a table could be written to.")
         beside = path.with_suffix("") if path.suffix else path.with_name(path.name + ".runs")
         return cls(path, folder or beside)
 
@@ -47,20 +84,31 @@ class RunTable:
             self._write({**known, **new})
         return len(new)
 
+    def left(self) -> list[str]:
+        """The runs that have no points yet."""
+        return [name for name, row in self.rows().items() if not row.get("points")]
+
     def collect(self) -> dict[str, dict[str, Any]]:
         """Write the results that are there into the table; returns its lines."""
         with self._locked():
             rows = self.rows()
-            for name in [name for name, row in rows.items() if "points" not in row]:
-                rows[name] |= self.result(name) or {}
+            for name in [name for name, row in rows.items() if not row.get("points")]:
+                if (result := self.result(name)) is not None:
+                    rows[name] |= to_dict(result)
             self._write(rows)
         return rows
 
-    def result(self, name: str) -> dict[str, Any] | None:
-        """What a run has left: its points and the data; None for one that has not ended."""
+    def result(self, name: str) -> RunResult | None:
+        """What a run has left; None for one that has not ended. Raises `ConfigError` for a file that is no result."""
         path = self.folder / name / RESULT
-        found: dict[str, Any] | None = read_json(path) if path.is_file() else None
-        return found
+        if not path.is_file():
+            return None
+        try:
+            return from_dict(RunResult, read_json(path), "the result")
+        except ConfigError as error:
+            raise ConfigError(
+                f"{path}: {error} Delete the file, and the run is ended again from its last state."
+            ) from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -71,6 +119,4 @@ class RunTable:
             yield
 
     def _write(self, rows: dict[str, dict[str, Any]]) -> None:
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        beside.write_text("".join(json.dumps(row) + "\n" for row in rows.values()), encoding="utf-8")
-        beside.replace(self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows.values()))

@@ -28,8 +28,9 @@ _OWN: Final = frozenset(
     {"width", "depth", "mlp_dim", "num_heads", "patch_size", "image_size", "learning_rate", "batch_size", "seed",
      "steps", "epochs", "schedule", "cooldown_steps", "eval_every", "save_every", "keep_states", "threads", "log_every"}
 )  # fmt: skip
-Design = Literal["star", "grid"]
+DesignKind = Literal["star", "grid"]
 MULTIPLE: Final = 8  # of MLP sizes
+SIZES: Final = 4  # of each dimension
 STAR_RATIO: Final = 0.8  # from one size to the next one down: steps of about 20 %, as in the paper's grid
 
 
@@ -120,6 +121,8 @@ def ladder(largest: int, *, count: int, ratio: float, multiple: int) -> tuple[in
     """
     if count < 1 or multiple < 1:
         raise ConfigError(f"{count} sizes that are multiples of {multiple}: both must be at least 1.")
+    if count > largest // multiple:
+        raise ConfigError(_no_room(count, largest, multiple))
     if not 0 < ratio < 1:
         raise ConfigError(f"the ratio is {ratio}, it must be above 0 and below 1.")
     sizes = [largest]
@@ -127,11 +130,15 @@ def ladder(largest: int, *, count: int, ratio: float, multiple: int) -> tuple[in
         nearest = round(largest * ratio**step / multiple) * multiple
         sizes.append(min(nearest, sizes[-1] - multiple))  # where steps are finer than the multiple
     if sizes[-1] < multiple:
-        raise ConfigError(
-            f"there are no {count} sizes below {largest} that are multiples of {multiple}: take fewer, "
-            "a larger centre, or a smaller multiple."
-        )
+        raise ConfigError(_no_room(count, largest, multiple))
     return tuple(reversed(sizes[1:]))
+
+
+def _no_room(count: int, largest: int, multiple: int) -> str:
+    return (
+        f"there are no {count} sizes below {largest} that are multiples of {multiple}: take fewer, a larger centre, or "
+        "a smaller multiple."
+    )
 
 
 def star(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from sovit.laws.solvers.powers import Floats
 
 GFLOP: Final = 1e9
 LEAST_RUNS: Final = 3  # no dimension of a shape can have three sizes in fewer
+_LEAST: Final = 1e-15  # of a size, a compute and an error: what lies beyond is a mistake, and no solver's to divide by
+_MOST: Final = 1e25
 # Compute that differs by less is the same level: rounding to whole steps and heads moves it by a few percent.
 _SAME_LEVEL: Final = 1.1
 
@@ -91,36 +95,28 @@ class Points:
         if bad_P.any():
             first = int(np.argmax(bad_P))
             raise ConfigError(
-                f"Run {self.runs[self.run_P[first]]} has {what} of {values_P[first]:g}, it must be a number above 0: "
-                "repeat the run, or take the point out of the table."
+                f"Run {self.runs[self.run_P[first]]} has {what} of {values_P[first]:g}, it must be a number above 0, "
+                f"from {_LEAST:g} to {_MOST:g}: repeat the run, or take the point out of the table."
             )
 
     def _refuse_duplicates(self) -> None:
-        # Two runs of one shape and compute are welcome, the noise is what they differ in; two that agree in every point
-        # are one and its copy.
-        rows = np.column_stack([self.shapes_PK, self.compute_P]).tolist()
-        points_of: dict[int, dict[tuple[float, ...], float]] = {}
-        for row, run, error in zip(rows, self.run_P.tolist(), self.error_P.tolist(), strict=True):
-            points = points_of.setdefault(run, {})
-            if tuple(row) in points:
+        seen = set()
+        for run, compute in zip(self.run_P.tolist(), self.compute_P.tolist(), strict=True):
+            if (run, compute) in seen:
                 raise ConfigError(f"Run {self.runs[run]} has two points of the same compute: keep one of them.")
-            points[tuple(row)] = error
-        seen: dict[frozenset[tuple[tuple[float, ...], float]], int] = {}
-        for run, points in points_of.items():
-            other = seen.setdefault(frozenset(points.items()), run)
-            if other != run:
-                raise ConfigError(
-                    f"Runs {self.runs[other]} and {self.runs[run]} have the same shape, compute and error in all "
-                    "points, so one is a copy: take it out of the table."
-                )
+            seen.add((run, compute))
 
 
 class Table(NamedTuple):
-    """A table of runs: its lines, the points of those that were run, and how many were not."""
+    """A table of runs: its lines, the points of those that were run, how many were not, and the most images of one.
+
+    `images` is 0 where the table does not say.
+    """
 
     rows: tuple[dict[str, Any], ...]
     points: Points
     not_run: int
+    images: float
 
 
 def read_table(path: Path) -> Table:
@@ -133,25 +129,57 @@ def read_table(path: Path) -> Table:
     """
     rows = tuple(read_rows(path).values())
     parsed = [_row(row, f"{path}, run {row['run']}") for row in rows]
+    _refuse_copies(rows, path)
     run = [one for one in parsed if one.points]
     if not run:
         raise ConfigError(f"{path} holds {len(rows)} runs and none of them has points: run them first.")
-    return Table(rows, _points(run), len(rows) - len(run))
+    return Table(rows, _points(run), len(rows) - len(run), max(one.images for one in run))
+
+
+def _refuse_copies(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Two runs may tie in all their errors, by chance; two that also agree in all else are one and its copy."""
+    seen: dict[str, str] = {}
+    for row in rows:
+        content = json.dumps({name: value for name, value in row.items() if name != "run"}, sort_keys=True)
+        other = seen.setdefault(content, row["run"])
+        if other != row["run"]:
+            raise ConfigError(
+                f"{path}: runs {other} and {row['run']} agree in everything, so one is a copy: take one out."
+            )
 
 
 class _Row(NamedTuple):
     name: str
     shape: tuple[float, ...]
     points: tuple[tuple[float, float], ...]  # GFLOPs and error
+    images: float
 
 
 def _row(row: dict[str, Any], where: str) -> _Row:
     points = row.get("points") or []
     return _Row(
         row["run"],
-        tuple(_number(row, dimension, where) for dimension in DIMENSIONS),
+        tuple(_whole(row, dimension, where) for dimension in DIMENSIONS),
         tuple((_number(point, "forward_flops", where) / GFLOP, _number(point, "error", where)) for point in points),
+        max((_images(point, where) for point in points), default=0.0),
     )
+
+
+def _images(point: dict[str, Any], where: str) -> float:
+    """What a point's run had seen; 0 where it does not say."""
+    if point.get("images") is None:
+        return 0.0
+    images = _number(point, "images", where)
+    if not 0 < images < math.inf:
+        raise ConfigError(f'{where}: "images" is {images:g}, it must be a number above 0.')
+    return images
+
+
+def _whole(data: dict[str, Any], field: str, where: str) -> float:
+    value = _number(data, field, where)
+    if value % 1:
+        raise ConfigError(f'{where}: "{field}" is {value:g}, it must be a whole number.')
+    return value
 
 
 def _number(data: dict[str, Any], field: str, where: str) -> float:
@@ -179,4 +207,4 @@ def _points(rows: Sequence[_Row]) -> Points:
 
 
 def _positive(values: Floats) -> NDArray[np.bool_]:
-    return np.isfinite(values) & (values > 0)
+    return np.asarray((values >= _LEAST) & (values <= _MOST))

@@ -23,6 +23,7 @@ from sovit.laws.solvers.powers import Floats
 from sovit.laws.table import GFLOP
 
 _MOST_BATCH: Final = 65_536
+_MOST: Final = 1e40  # of anything: beyond all that is ever computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,10 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("train_flops", "max_params", "max_memory", "max_latency_ms"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{option(name)} is {value:g}, it must be above 0 and finite.")
-        if not 0 <= self.lifetime_images < math.inf:
-            raise ConfigError(f"--lifetime-images is {self.lifetime_images:g}, it must be 0 or more and finite.")
+            if value is not None and not 0 < value <= _MOST:
+                raise ConfigError(f"{option(name)} is {value:g}, it must be above 0 and at most {_MOST:g}.")
+        if not 0 <= self.lifetime_images <= _MOST:
+            raise ConfigError(f"--lifetime-images is {self.lifetime_images:g}, it must lie in 0..{_MOST:g}.")
         if not 1 <= self.batch <= _MOST_BATCH:
             raise ConfigError(f"--batch is {self.batch}, it must lie in 1..{_MOST_BATCH:,}.")
 

@@ -104,6 +104,10 @@ def _sizes(k: int, seen: Seen, law: ShapeLaw, margin: float, multiple: int) -> l
         steps = {round(size / multiple) * multiple for size in np.geomspace(least, most, count).tolist()}
         steps |= {int(low), int(high)}
     found = sorted(size for size in steps if size % multiple == 0 and max(1, least) <= size <= most)
+    if not found and name in untold(law):
+        raise ConfigError(
+            f"the law does not tell the best {name}, so it stays at {least:g}, which is no multiple of {multiple}."
+        )
     if not found:
         raise ConfigError(
             f"no {name} from {least:g} to {most:g} is a multiple of {multiple}: widen the margin, or take another "

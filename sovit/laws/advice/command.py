@@ -18,7 +18,8 @@ from sovit.laws.advice.budget import Budget, keeping, limits, option
 from sovit.laws.advice.candidates import Candidate, candidates, known_variants
 from sovit.laws.advice.device import Question, read_device, write_device
 from sovit.laws.advice.device_bench import bench
-from sovit.laws.advice.measure import Latencies, device_model, measure_towards
+from sovit.laws.advice.device_model import LEAST_SHAPES
+from sovit.laws.advice.measure import Latencies, device_model, expected_ms, measure_towards, unmeasured_best
 from sovit.laws.advice.options import Options
 from sovit.laws.advice.paper import scale
 from sovit.laws.advice.recommend import errors, recommend
@@ -55,14 +56,14 @@ def recommend_shape(arguments: argparse.Namespace) -> Result:
         latencies = _measured(arguments.device, law, around, also, budget, budget.max_latency_ms, options)
     found = recommend(
         law.law, law.laws, around, budget, seen=law.seen, known=known,
-        latency_ms=latencies.by_name if latencies else {},
+        latency_ms=latencies.by_name if latencies else {}, expected_ms=latencies.expected if latencies else {},
     )  # fmt: skip
     train = Recipe.of(found.best.config, found.best.images, law.training)
     data: dict[str, Any] = {
         "law": arguments.law,
         "held_out": law.hold_out and to_dict(law.hold_out),
         "not_held_out": law.not_held_out,
-        "each_run": to_dict(law.each_run),
+        "each_shape": law.each_shape and to_dict(law.each_shape),
         "compute": {"train_flops": budget.train_flops, "forward_flops": budget.train_flops / TRAINING},
         "warnings": [*law.warnings, *found.warnings, *(latencies.cautions if latencies else ())],
         "best": to_dict(found.best),
@@ -137,10 +138,19 @@ def _measured(
     kept_P = keeping(limits(replace(budget, max_latency_ms=None), around, {}), around)
     within = [one for one, kept in zip(around, kept_P, strict=True) if kept]
     before = {shape: row.p50_ms for shape, row in device.answers(question).items()}
-    after = measure_towards(within, errors(law.law, within, budget), limit_ms, before, measure, options.measure)
+    if 0 < options.measure < LEAST_SHAPES - len(before):
+        raise ConfigError(
+            f"--measure {options.measure} is too few: what to measure next is told by {LEAST_SHAPES} shapes or more, "
+            f"and {path} has {len(before)}."
+        )
+    error_P = errors(law.law, within, budget)
+    after = measure_towards(within, error_P, limit_ms, before, measure, options.measure)
     for one in also:
         if (name := by_number(one.config)) not in after:
             after.update(measure([name]))
+    model = device_model(around, after)
+    expected = expected_ms(around, model)
     return Latencies(
-        device=device, question=question, by_name=after, new=len(after) - len(before), model=device_model(around, after)
-    )
+        device=device, question=question, by_name=after, expected=expected, new=len(after) - len(before), model=model,
+        unmeasured=unmeasured_best(within, error_P, limit_ms, after, expected),
+    )  # fmt: skip

@@ -24,13 +24,18 @@ _HEDGES: Final = (1.0, 0.9, 0.8)
 
 @dataclass(frozen=True, kw_only=True)
 class Latencies:
-    """What is known of one question: milliseconds by shape, how many of them are `new`, and the model of the device."""
+    """What is known of one question: milliseconds by shape, how many of them are `new`, and the model of the device.
+
+    `expected` are the model's milliseconds; `unmeasured` is a shape that by them would be better than all measured.
+    """
 
     device: Device
     question: Question
     by_name: Mapping[str, float]
+    expected: Mapping[str, float]
     new: int
     model: DeviceModel | None
+    unmeasured: str | None
 
     @property
     def rows(self) -> list[Measurement]:
@@ -40,7 +45,14 @@ class Latencies:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What may have disturbed them."""
-        return cautions(self.rows, self.device.machine)
+        found = cautions(self.rows, self.device.machine)
+        if self.unmeasured is None:
+            return found
+        return (
+            *found,
+            f"{self.unmeasured} may be better within the limit and was not measured: the same command with a larger "
+            "--measure goes on from here.",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Machine, measurements and model as plain data."""
@@ -67,10 +79,30 @@ def measure_towards(
     """
     search = _Search(candidates, error_P, limit_ms, dict(known), measure, most)
     flops_P = np.array([one.cost.flops for one in candidates], np.float64)
-    search.take_along(_along_front(error_P, flops_P, (most + 1) // 2))
+    search.take_along(_along_front(error_P, flops_P, max(LEAST_SHAPES, (most + 1) // 2)))
     search.settle()
     search.fill(most)
     return search.found
+
+
+def unmeasured_best(
+    candidates: Sequence[Candidate], error_P: Floats, limit_ms: float, latency_ms: Mapping[str, float],
+    expected_ms: Mapping[str, float],
+) -> str | None:  # fmt: skip
+    """What may be better than all that was measured, by the model of the device; None where nothing is."""
+    best, found = math.inf, None
+    for one, error in zip(candidates, error_P.tolist(), strict=True):
+        if latency_ms.get(one.name, expected_ms.get(one.name, math.inf)) <= limit_ms and error < best:
+            best, found = error, one.name
+    return None if found is None or found in latency_ms else found
+
+
+def expected_ms(candidates: Sequence[Candidate], model: DeviceModel | None) -> dict[str, float]:
+    """Milliseconds of each candidate by the model; nothing without one."""
+    if model is None:
+        return {}
+    said_P = model.predict([one.config for one in candidates]).tolist()
+    return {one.name: ms for one, ms in zip(candidates, said_P, strict=True)}
 
 
 def device_model(candidates: Sequence[Candidate], latency_ms: Mapping[str, float]) -> DeviceModel | None:

@@ -58,6 +58,8 @@ def scale(*, train_flops: float, anchor: str, anchor_flops: float | None, multip
     tau = train_flops / reference
     config = _rounded(law, tau, multiple)
     found = cost(config)
+    if train_flops < TRAINING * found.flops:
+        raise ConfigError(f"--train-flops {train_flops:g} does not pay for one image of {by_number(config)}.")
     return Scaled(
         anchor=anchor, anchor_flops=reference, anchor_words=words, train_flops=train_flops, tau=tau,
         sizes=law.shape(tau), name=by_number(config), config=config, cost=found,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
 import numpy as np
@@ -40,8 +40,8 @@ class Advice:
     `compute` is what is left for its training in GFLOPs, forward passes, and `images` how many that pays for, repeats
     counted. `error` is None where nothing is left, `latency_ms` where it was not measured. `best_share` is the share of
     the bootstrap's laws to which it, or a neighbour within 25 % of its sizes, is the best of all candidates; None for
-    shapes that are not on the front. `outside` names in what the law was asked beyond its runs: dimensions, or all of
-    them `together`; `compute`; and `images` where it would see more than any run did.
+    shapes that are not on the front, and where there was no other candidate. `outside` names in what the law was asked
+    beyond its runs: dimensions, or all of them `together`; `compute`; and `images` where no run saw as many.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -104,9 +104,9 @@ class Recommendation:
             )
         if "compute" in self.best.outside:
             found.append("no run had as much or as little compute as this budget pays for: the law is stretched.")
-        if (self.best.best_share or 0) < _AGREED:
+        if self.best.best_share is not None and self.best.best_share < _AGREED:
             found.append(
-                f"only {self.best.best_share or 0:.0%} of the bootstrap's laws have their best shape near this "
+                f"only {self.best.best_share:.0%} of the bootstrap's laws have their best shape near this "
                 "one: take the shares for what they are."
             )
         return tuple(found)
@@ -115,11 +115,14 @@ class Recommendation:
 def recommend(
     law: ShapeLaw, laws: Sequence[ShapeLaw], candidates: Sequence[Candidate], budget: Budget, *, seen: Seen,
     known: Sequence[Candidate] = (), latency_ms: Mapping[str, float] | None = None,
+    expected_ms: Mapping[str, float] | None = None,
 ) -> Recommendation:  # fmt: skip
     """The best of the candidates that keep to the budget, by `law`, with intervals and shares from its replicates.
 
     `latency_ms` are measured ones by `by_number`; under a limit of latency, candidates without one are not taken, and
-    it is what the front is against. Raises `ConfigError` where no candidate keeps all limits.
+    it is what the front is against. Shares are of all candidates that may keep the limits: of those that were not
+    measured, all but the ones of which `expected_ms` says that they are too slow. Raises `ConfigError` where no
+    candidate keeps all limits.
     """
     if not candidates or not laws:
         raise ConfigError("a recommendation needs candidates, and replicates of the law.")
@@ -127,6 +130,8 @@ def recommend(
     within_P = keeping(limits(budget, candidates, latency_ms), candidates)
     within = [one for one, kept in zip(candidates, within_P, strict=True) if kept]
     error_P = errors(law, within, budget)
+    if not np.isfinite(error_P).all():
+        raise ConfigError("the law gives no number for some shapes: its parameters are beyond what can be computed.")
     if budget.max_latency_ms is None:
         axis: Axis = "flops"
         along = front(error_P, np.array([one.cost.flops for one in within], np.float64), _FLOPS_STEP)
@@ -134,20 +139,24 @@ def recommend(
         axis = "latency_ms"
         along = front(error_P, np.array([latency_ms[one.name] for one in within]), _LATENCY_STEP)
     chosen = [within[index] for index in along]
+    compared = _compared(candidates, within, budget, latency_ms, expected_ms or {})
+    place_of = {one.name: place for place, one in enumerate(compared)}
+    places = [place_of[one.name] for one in chosen]
     # Each law is asked once, about all candidates; there may be too many for all answers to be kept.
-    asked = _asked(within, budget)
+    asked = _asked(compared, budget)
     error_BP, best = np.empty((len(laws), len(chosen))), []
     for row, one in enumerate(laws):
         of_all_P = one.predict(*asked)
-        error_BP[row] = of_all_P[along]
-        best.append(within[int(of_all_P.argmin())])
-    share_P = _shares(best, chosen)
+        error_BP[row] = of_all_P[places]
+        best.append(compared[int(of_all_P.argmin())])
+    # Where nothing else was looked at, nothing was compared.
+    share_P = _shares(best, chosen).tolist() if len(compared) > 1 else None
 
     def advice(one: Candidate, error: Interval | None, share: float | None) -> Advice:
         compute = budget.compute(one.cost)
         images = max(0.0, compute * GFLOP / one.cost.flops)
         stretched = [] if seen.compute[0] <= compute <= seen.compute[1] else ["compute"]
-        stretched += ["images"] if images > seen.images * _ROUNDING else []
+        stretched += ["images"] if 0 < seen.images * _ROUNDING < images else []
         return Advice(
             name=one.name, config=one.config, cost=one.cost, memory_bytes=budget.memory(one.cost),
             latency_ms=latency_ms.get(by_number(one.config)), compute=compute,
@@ -168,12 +177,30 @@ def recommend(
         candidates=len(candidates),
         within=len(within),
         front=tuple(
-            advice(one, summarise("error", float(error_P[index]), error_BP[:, place]), float(share_P[place]))
-            for place, (one, index) in enumerate(zip(chosen, along, strict=True))
+            advice(one, summarise("error", float(error_P[index]), said_B), share)
+            for one, index, said_B, share in zip(
+                chosen, along, error_BP.T, share_P or [None] * len(chosen), strict=True
+            )
         ),
-        elsewhere=float(max(0.0, 1 - share_P.sum())),
+        elsewhere=0.0 if share_P is None else max(0.0, 1 - sum(share_P)),
         known=tuple(advice(one, interval(one), None) for one in known),
     )
+
+
+def _compared(
+    candidates: Sequence[Candidate], within: Sequence[Candidate], budget: Budget, latency_ms: Mapping[str, float],
+    expected_ms: Mapping[str, float],
+) -> list[Candidate]:  # fmt: skip
+    """Those that keep the limits, and those that may: which were not measured, and are not expected to be too slow."""
+    if budget.max_latency_ms is None:
+        return list(within)
+    limit = budget.max_latency_ms
+    kept_P = keeping(limits(replace(budget, max_latency_ms=None), candidates, {}), candidates)
+    return [
+        one
+        for one, kept in zip(candidates, kept_P, strict=True)
+        if kept and latency_ms.get(one.name, expected_ms.get(one.name, 0.0)) <= limit
+    ]
 
 
 def _shares(best: Sequence[Candidate], chosen: Sequence[Candidate]) -> Floats:

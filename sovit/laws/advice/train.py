@@ -41,7 +41,13 @@ class Recipe:
             return cls(recipe=_UNTOLD, settings=tuple(settings))
         # A cooldown off a trunk is a training of its own length by this schedule.
         settings += ["schedule=rsqrt", f"cooldown_steps={max(1, round(training.cooldown * steps))}"]
-        settings += [f"learning_rate={training.learning_rate:g}", *training.settings]
+        settings += [f"learning_rate={training.learning_rate:g}"]
+        own = [field for field in training.settings if not field.startswith("warmup_")]
+        if training.warmup_steps is None:
+            own = list(training.settings)
+        else:  # a fraction would be of another length
+            settings += [f"warmup_steps={training.warmup_steps}"]
+        settings += own
         return cls(recipe=training.recipe, settings=tuple(settings))
 
     def told(self) -> str:

@@ -20,7 +20,7 @@ from sovit.laws.advice.paper import Scaled
 from sovit.laws.advice.recommend import Advice, Recommendation
 from sovit.laws.advice.train import Recipe
 from sovit.laws.bootstrap import Interval
-from sovit.laws.fit_command import each_run_told, held_out_told
+from sovit.laws.fit_command import each_shape_told, held_out_told
 from sovit.laws.law_file import LawFile
 
 _GIGA: Final = 1e9
@@ -32,7 +32,7 @@ def told(law: LawFile, found: Recommendation, latencies: Latencies | None, train
     warnings = [*law.warnings, *found.warnings, *(latencies.cautions if latencies else ())]
     return Group(
         Text(f"{held_out_told(law)}."),
-        Text(f"{each_run_told(law)}."),
+        Text(f"{each_shape_told(law)}."),
         *(Text(f"warning: {warning}") for warning in warnings),
         *(Text(f"note: {note}") for note in _notes(law, found, latencies)),
         Text(),
@@ -110,13 +110,21 @@ def _facts(one: Advice, batch: int) -> list[tuple[str, str]]:
     latency = [("latency", f"{one.latency_ms:.4g} ms for a batch of {batch}")] if one.latency_ms is not None else []
     return [
         ("error", _with_intervals(one.error)),
-        ("best, or near it", f"to {one.best_share or 0:.0%} of the bootstrap's laws"),
+        ("best, or near it", _share(one.best_share)),
         *_size(one.config, one.cost.flops, one.cost.parameters),
         ("memory", f"{one.memory_bytes / _MEGA:,.1f} MB of weights and a batch of {batch} in float32"),
         *latency,
         ("training", f"{one.compute:.4g} GFLOPs forward, {one.images:.4g} images, repeats counted"),
         ("beyond the runs", ", ".join(one.outside) or "in nothing"),
     ]
+
+
+def _share(share: float | None) -> str:
+    return (
+        "not told: there was no other to compare it with"
+        if share is None
+        else f"to {share:.0%} of the bootstrap's laws"
+    )
 
 
 def _size(config: ViTConfig, flops: int, parameters: int) -> list[tuple[str, str]]:
