@@ -73,7 +73,7 @@ def test_a_table_becomes_a_law_with_intervals_and_a_page(tmp_path: Path, capsys:
     assert told.index("held out") < told.index("s_width")
     assert "with the backward pass" in told
     assert re.search(r"each of 13 shapes left out and predicted by the others: median error 0\.\d%", told)
-    assert "intervals of 13 runs may be too narrow" in told
+    assert "intervals of 13 runs of 13 shapes may be too narrow" in told
     law = read_law(tmp_path / "law.json")
     assert (law.setting.head_dim, law.setting.multiple, law.setting.pool) == (16, 8, "gap")
     assert (law.seen.sizes("width"), law.seen.usual("width"), len(law.seen.shapes)) == ((32, 128), 128, 13)

@@ -101,7 +101,10 @@ def test_few_runs_are_warned_of_and_sizes_are_kept() -> None:
     points = points_of(law_of(), star(), noise=0.006)
     found = bootstrap(points, fit(points, starts=8), replicates=200)
     assert found.redrawn > 0
-    assert found.warnings[0].startswith("intervals of 18 runs may be too narrow")
+    assert found.warnings[0].startswith("intervals of 18 runs of 18 shapes may be too narrow")
+    again = points_of(law_of(), np.tile(star(), (3, 1)), noise=0.006)
+    many = bootstrap(again, fit(again, starts=8), replicates=20)
+    assert many.warnings[0].startswith("intervals of 54 runs of 18 shapes may be too narrow")
     assert from_dict(Bootstrap, to_dict(found), "bootstrap") == found
 
 
@@ -138,7 +141,7 @@ def test_a_draw_without_enough_sizes_is_drawn_anew() -> None:
 
 def test_the_truth_of_the_exponents_is_held_in_most_tables() -> None:
     """A short form of the count below, of 20 tables: intervals that hold 95 % miss six of them once in 30,000."""
-    assert min(coverage(80, 20).held) >= 0.75
+    assert min(coverage("drawn", scattered(80), 20).held) >= 0.75
 
 
 @pytest.mark.slow

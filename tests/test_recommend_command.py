@@ -102,6 +102,7 @@ def test_json_holds_all_of_it(capsys: pytest.CaptureFixture[str], law: Path) -> 
     assert found.best.error is not None
     t = TRAIN / 3e9
     best = found.best.config
+    assert data["optimum"] == dict(zip(DIMENSIONS, small_law().optimum(t).tolist(), strict=True))
     assert found.best.error.value == float(small_law().predict([best.width, best.depth, best.mlp_dim], t))
 
 

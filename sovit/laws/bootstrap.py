@@ -27,7 +27,7 @@ REPLICATES: Final = 1000
 _TRIES: Final = 100
 _PERCENT_80: Final = (10, 90)
 _PERCENT_95: Final = (2.5, 97.5)
-_FEW_RUNS: Final = 40
+_FEW_SHAPES: Final = 40  # by `python -m benchmarks.studies.law`
 _OFTEN: Final = 0.1
 
 
@@ -139,10 +139,14 @@ def _intervals(design: Design, law: ShapeLaw, laws: Sequence[ShapeLaw]) -> tuple
 
 
 def _doubts(points: Points, replicates: int, redrawn: int) -> tuple[str, ...]:
-    runs = len(np.unique(points.run_P))
+    runs, shapes = len(np.unique(points.run_P)), len(np.unique(points.shapes_PK, axis=0))
     found = []
-    if runs < _FEW_RUNS:
-        found.append(f"intervals of {runs} runs may be too narrow: from about {_FEW_RUNS} on they hold what they say.")
+    # More runs of the same few shapes are no help: of three runs each, a draw differs less than three others would.
+    if shapes < _FEW_SHAPES:
+        found.append(
+            f"intervals of {runs} runs of {shapes} shapes may be too narrow: from about {_FEW_SHAPES} different shapes "
+            "on they hold what they say."
+        )
     if redrawn > _OFTEN * replicates:
         found.append(
             f"{redrawn / (replicates + redrawn):.0%} of the bootstrap's draws left too few shapes, or sizes of a "

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sovit.errors import ConfigError
-from sovit.laws.form import DIMENSIONS
 from sovit.variants import VARIANTS
 
 
@@ -56,13 +55,6 @@ class PaperLaw:
         if not 0 < tau < math.inf:
             raise ConfigError(f"tau is {tau}, it must be above 0: the compute as a multiple of the anchor's.")
         return Sizes(*(x * tau ** (s / 3) for x, s in zip(self.anchor, self.exponents, strict=True)))
-
-    def implied_tau(self, shape: Sizes) -> Sizes:
-        """For each dimension the factor of compute that would lead from the anchor to this shape; one, if law it is."""
-        for name, size in zip(DIMENSIONS, shape, strict=True):
-            if not 0 < size < math.inf:
-                raise ConfigError(f"{name} is {size}, it must be above 0.")
-        return Sizes(*((size / x) ** (3 / s) for size, x, s in zip(shape, self.anchor, self.exponents, strict=True)))
 
 
 def paper_law(anchor: str = "x0") -> PaperLaw:

@@ -24,7 +24,7 @@ from sovit.laws.advice.options import Options
 from sovit.laws.advice.paper import scale
 from sovit.laws.advice.recommend import errors, recommend
 from sovit.laws.advice.train import Recipe
-from sovit.laws.advice.words import paper_told, told
+from sovit.laws.advice.words import optimum_of, paper_told, told
 from sovit.laws.law_file import LawFile, read_law
 from sovit.laws.sweep import MULTIPLE
 
@@ -68,6 +68,7 @@ def recommend_shape(arguments: argparse.Namespace) -> Result:
         "warnings": [*law.warnings, *found.warnings, *(latencies.cautions if latencies else ())],
         "best": to_dict(found.best),
         "train": to_dict(train),
+        "optimum": optimum_of(law.law, found),
         **to_dict(found),
         "latencies": latencies and latencies.to_json(),
     }

@@ -21,6 +21,7 @@ from sovit.laws.advice.recommend import Advice, Recommendation
 from sovit.laws.advice.train import Recipe
 from sovit.laws.bootstrap import Interval
 from sovit.laws.fit_command import each_shape_told, held_out_told
+from sovit.laws.form import DIMENSIONS, ShapeLaw
 from sovit.laws.law_file import LawFile
 
 _GIGA: Final = 1e9
@@ -30,6 +31,7 @@ _MEGA: Final = 1e6
 def told(law: LawFile, found: Recommendation, latencies: Latencies | None, train: Recipe) -> Group:
     """All of it."""
     warnings = [*law.warnings, *found.warnings, *(latencies.cautions if latencies else ())]
+    facts = [*_facts(found.best, found.budget.batch), _before(law.law, found)]
     return Group(
         Text(f"{held_out_told(law)}."),
         Text(f"{each_shape_told(law)}."),
@@ -37,12 +39,13 @@ def told(law: LawFile, found: Recommendation, latencies: Latencies | None, train
         *(Text(f"note: {note}") for note in _notes(law, found, latencies)),
         Text(),
         Text(_compute(found.budget.train_flops)),
-        Text(aligned(f"best shape: {found.best.name}", _facts(found.best, found.budget.batch))),
+        Text(aligned(f"best shape: {found.best.name}", facts)),
         _table("the front, from cheap to good", found.front),
         _table("known shapes at the same budget", found.known),
         Text(
             "* not among the runs' shapes. 95 %: the interval of the error. best: to which share of the bootstrap's "
-            f"laws the best of all shapes is this one or a neighbour; to {found.elsewhere:.0%} it is elsewhere."
+            "laws the best of all shapes that may keep the limits is this one or a neighbour; to "
+            f"{found.elsewhere:.0%} it is elsewhere."
         ),
         Text(),
         Text(train.told()),
@@ -117,6 +120,20 @@ def _facts(one: Advice, batch: int) -> list[tuple[str, str]]:
         ("training", f"{one.compute:.4g} GFLOPs forward, {one.images:.4g} images, repeats counted"),
         ("beyond the runs", ", ".join(one.outside) or "in nothing"),
     ]
+
+
+def optimum_of(law: ShapeLaw, found: Recommendation) -> dict[str, float | None]:
+    """The law's own optimum for what the best shape is trained with, without limits and rounding (equation 4).
+
+    None in a dimension whose best size it does not tell.
+    """
+    sizes = law.optimum(found.best.compute).tolist()
+    return {name: None if math.isnan(size) else size for name, size in zip(DIMENSIONS, sizes, strict=True)}
+
+
+def _before(law: ShapeLaw, found: Recommendation) -> tuple[str, str]:
+    sizes = optimum_of(law, found).items()
+    return "not rounded", ", ".join(f"{name} {'not told' if size is None else f'{size:.3g}'}" for name, size in sizes)
 
 
 def _share(share: float | None) -> str:
