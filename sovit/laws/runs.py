@@ -62,9 +62,12 @@ class RunTable:
 
     @classmethod
     def at(cls, path: Path, folder: Path | None = None) -> RunTable:
-        """A table, and beside it the folder of its name without the ending, unless another is given."""
-        if not path.name:
-            raise ConfigError(f"{path} is no file that a table could be written to.")
+        """A table, and beside it the folder of its name without the ending, unless another is given.
+
+        Raises `ConfigError` for a path that is no file's, before anything is written beside it.
+        """
+        if not path.name or (path.exists() and not path.is_file()):
+            raise ConfigError(f"{path} is a folder or a device, and no file that a table could be.")
         beside = path.with_suffix("") if path.suffix else path.with_name(path.name + ".runs")
         return cls(path, folder or beside)
 
