@@ -140,6 +140,14 @@ def test_nothing_is_measured_where_nothing_may_be() -> None:
     assert machine.calls == []
 
 
+def test_a_short_front_does_not_leave_measurements_unspent() -> None:
+    """Here the cheapest is the best, so it is all of the front: two more make a model of the device."""
+    machine = Machine()
+    few = sorted(CANDIDATES, key=lambda one: one.cost.flops)[::40][:6]
+    found = measure_towards(few, np.linspace(0.1, 0.2, 6), 100.0, {}, machine.measure, 3)
+    assert list(found) == [one.name for one in few[:3]]
+
+
 def test_what_is_far_too_slow_is_left_alone() -> None:
     """The dearest of the front are not measured for a limit that the cheaper ones pass already."""
     machine = Machine()

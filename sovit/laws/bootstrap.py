@@ -24,7 +24,7 @@ from sovit.laws.solvers.powers import Floats
 from sovit.laws.table import Points
 
 REPLICATES: Final = 1000
-_TRIES: Final = 100
+_TRIES: Final = 300
 _PERCENT_80: Final = (10, 90)
 _PERCENT_95: Final = (2.5, 97.5)
 _FEW_SHAPES: Final = 40  # by `python -m benchmarks.studies.law`
@@ -117,8 +117,8 @@ def _draw(points: Points, design: Design, replicates: int, rng: np.random.Genera
         if not len(missing):
             return counts_BR, redrawn
     raise ConfigError(
-        f"Of {len(drawable)} runs, hardly any draw leaves enough sizes for the exponents: train more shapes, or "
-        "several runs of each, before asking for intervals."
+        f"Of {len(drawable)} runs, hardly any draw leaves enough shapes and sizes for the exponents: train more shapes "
+        "before asking for intervals."
     )
 
 

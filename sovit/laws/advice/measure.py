@@ -153,6 +153,12 @@ class _Search:
 
     def settle(self) -> None:
         """Measure what would be best, by what is expected, until that is known."""
+        # Where the front is short, the best of the rest are measured until there is a model.
+        best_first = np.argsort(self.error_P).tolist()
+        for place in [place for place in best_first if self.candidates[place].name not in self.found]:
+            if self.left <= 0 or self.expected() is not None:
+                break
+            self.take([place])
         while self.left > 0 and (expected_P := self.expected()) is not None:
             within = [np.where(expected_P <= self.limit_ms * hedge, self.error_P, np.inf) for hedge in _HEDGES]
             wanted = [int(np.argmin(each_P)) for each_P in within if np.isfinite(each_P).any()]
