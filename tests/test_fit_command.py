@@ -241,6 +241,8 @@ def test_how_the_runs_were_trained_is_kept(tmp_path: Path) -> None:
     training = read_law(tmp_path / "law.json").training
     assert training is not None
     assert training.warmup_steps == 100
+    edited(runs, warmup_steps=50, learning_rate=0.001)
+    assert fit(runs, "-o", tmp_path / "law.json") == 2
     runs = table(tmp_path / "runs.jsonl", **how | {"settings": "ema=0"})
     assert fit(runs, "-o", tmp_path / "law.json") == 2
 

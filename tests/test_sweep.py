@@ -286,7 +286,7 @@ def test_a_result_that_is_none_is_told_and_not_put_into_the_table(tmp_path: Path
     before = table.path.read_bytes()
     for broken in ([1], "x", 5, whole | {"points": 5}, whole | {"points": []}, whole | {"run": "zzz"}):
         result.write_text(json.dumps(broken))
-        with pytest.raises(ConfigError, match="Delete the file, and the run is ended again from its last state"):
+        with pytest.raises(ConfigError, match="Delete the file, and the run is trained again"):
             table.collect()
         assert table.path.read_bytes() == before
     result.write_text(json.dumps(whole))

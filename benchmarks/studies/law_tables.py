@@ -27,7 +27,7 @@ def star() -> Floats:
 
 
 def scattered(count: int, seed: int = 0) -> Floats:
-    """Shapes anywhere between a quarter of the centre and the centre, the star's 18 among them."""
+    """Shapes anywhere between 0.15 of the centre and the centre, the star's 18 among them."""
     drawn = np.random.default_rng(seed).uniform(np.log(0.15), 0, (count - 18, 3))
     return np.concatenate([star(), np.round(np.array(CENTRE) * np.exp(drawn))])
 

@@ -160,7 +160,11 @@ def setting_of(rows: Sequence[dict[str, Any]], where: str) -> Setting:
 
 def training_of(rows: Sequence[dict[str, Any]], where: str) -> Training | None:
     """How runs of one learning rate were trained. Raises `ConfigError` for a table that says it in another way."""
-    row = next(row for row in rows if row.get("points"))
+    run = [row for row in rows if row.get("points")]
+    warmups = {row["warmup_steps"] for row in run if row.get("warmup_steps") is not None}
+    if len(warmups) > 1:
+        raise ConfigError(f"{where} holds runs with different warmup_steps: {', '.join(map(str, sorted(warmups)))}.")
+    row = run[0] | {"warmup_steps": next(iter(warmups), None)}
     said = {field.name: row.get(field.name) for field in fields(Training)}
     lacks = any(said[field.name] is None for field in fields(Training) if field.default is MISSING)
     return None if lacks else from_dict(Training, said, where)

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final
 
 from pydantic import ConfigDict
@@ -14,6 +14,7 @@ from pydantic import ConfigDict
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
 from sovit.laws.form import DIMENSIONS
+from sovit.laws.sweep import Run
 
 _MATTERS: Final = 0.01  # of an error
 
@@ -57,9 +58,8 @@ def other_rates(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[OtherRate, ...
 
 
 def _but_the_rate(row: Mapping[str, Any]) -> str:
-    return json.dumps(
-        {name: row[name] for name in row if name not in ("run", "learning_rate", "points")}, sort_keys=True
-    )
+    decides = {field.name for field in fields(Run)} - {"learning_rate"} | {"data"}
+    return json.dumps({name: row.get(name) for name in sorted(decides)})
 
 
 def doubts(others: Sequence[OtherRate]) -> tuple[str, ...]:

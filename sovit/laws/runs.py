@@ -45,8 +45,8 @@ class RunResult:
     test_images: int
     classes: int
     pool: Pool
-    warmup_steps: int
     points: tuple[RunPoint, ...]
+    warmup_steps: int | None = None
 
     def __post_init__(self) -> None:
         if not self.points:
@@ -92,13 +92,23 @@ class RunTable:
         return [name for name, row in self.rows().items() if not row.get("points")]
 
     def collect(self) -> dict[str, dict[str, Any]]:
-        """Write the results that are there into the table; returns its lines."""
+        """Write the results that are there into the table; returns its lines.
+
+        Raises `ConfigError` for a result that is none, when the others are in the table.
+        """
         with self._locked():
             rows = self.rows()
+            broken = None
             for name in [name for name, row in rows.items() if not row.get("points")]:
-                if (result := self.result(name)) is not None:
-                    rows[name] |= to_dict(result)
+                try:
+                    result = self.result(name)
+                except ConfigError as error:
+                    broken = broken or error
+                else:
+                    rows[name] |= to_dict(result) if result is not None else {}
             self._write(rows)
+        if broken is not None:
+            raise broken
         return rows
 
     def result(self, name: str) -> RunResult | None:
@@ -109,9 +119,7 @@ class RunTable:
         try:
             return from_dict(RunResult, read_json(path), "the result")
         except ConfigError as error:
-            raise ConfigError(
-                f"{path}: {error} Delete the file, and the run is ended again from its last state."
-            ) from error
+            raise ConfigError(f"{path}: {error} Delete the file, and the run is trained again.") from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -163,12 +163,7 @@ def with_learning_rates(runs: Sequence[Run], factors: Sequence[float], every: in
     """The runs, and every `every`-th of them at other learning rates: whether the rate is what is measured."""
     if every < 1:
         raise ConfigError(f"every {every}th shape is none: it must be 1 or more.")
-    more = [
-        replace(run, learning_rate=run.learning_rate * factor)
-        for run in runs[::every]
-        for factor in factors
-        if factor != 1
-    ]
+    more = [replace(run, learning_rate=run.learning_rate * factor) for run in runs[::every] for factor in factors]
     return _different([*runs, *more])
 
 

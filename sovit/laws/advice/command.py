@@ -139,10 +139,11 @@ def _measured(
     kept_P = keeping(limits(replace(budget, max_latency_ms=None), around, {}), around)
     within = [one for one, kept in zip(around, kept_P, strict=True) if kept]
     before = {shape: row.p50_ms for shape, row in device.answers(question).items()}
-    if 0 < options.measure < LEAST_SHAPES - len(before):
+    known = sum(one.name in before for one in around)
+    if 0 < options.measure < min(LEAST_SHAPES, len(within)) - known:
         raise ConfigError(
             f"--measure {options.measure} is too few: what to measure next is told by {LEAST_SHAPES} shapes or more, "
-            f"and {path} has {len(before)}."
+            f"and {path} has {known}."
         )
     error_P = errors(law.law, within, budget)
     after = measure_towards(within, error_P, limit_ms, before, measure, options.measure)

@@ -89,10 +89,10 @@ def unmeasured_best(
     candidates: Sequence[Candidate], error_P: Floats, limit_ms: float, latency_ms: Mapping[str, float],
     expected_ms: Mapping[str, float],
 ) -> str | None:  # fmt: skip
-    """What may be better than all that was measured, by the model of the device; None where nothing is."""
+    """The best that was not measured and may be better than all that was: without a model, any may be."""
     best, found = math.inf, None
     for one, error in zip(candidates, error_P.tolist(), strict=True):
-        if latency_ms.get(one.name, expected_ms.get(one.name, math.inf)) <= limit_ms and error < best:
+        if latency_ms.get(one.name, expected_ms.get(one.name, 0.0)) <= limit_ms and error < best:
             best, found = error, one.name
     return None if found is None or found in latency_ms else found
 

@@ -86,7 +86,7 @@ class Recommendation:
         """Why not to trust it, a sentence each."""
         found = []
         if self.candidates == 1:
-            found.append("the law tells the best size of no dimension: this is what most runs have, and no advice.")
+            found.append("only one shape was looked at, the one that most runs have: this is its cost, and no advice.")
         sizes = [name for name in self.best.outside if name in DIMENSIONS]
         if sizes:
             found.append(

@@ -40,21 +40,21 @@ class Recipe:
         if training is None:
             return cls(recipe=_UNTOLD, settings=tuple(settings))
         # A cooldown off a trunk is a training of its own length by this schedule.
-        settings += ["schedule=rsqrt", f"cooldown_steps={max(1, round(training.cooldown * steps))}"]
-        settings += [f"learning_rate={training.learning_rate:g}"]
-        own = [field for field in training.settings if not field.startswith("warmup_")]
-        if training.warmup_steps is None:
-            own = list(training.settings)
-        else:  # a fraction would be of another length
-            settings += [f"warmup_steps={training.warmup_steps}"]
-        settings += own
+        cooldown = max(1, round(training.cooldown * steps))
+        settings += ["schedule=rsqrt", f"cooldown_steps={cooldown}", f"learning_rate={training.learning_rate:g}"]
+        own = dict(setting.partition("=")[::2] for setting in training.settings)
+        warmup = own.get("warmup_steps") if training.warmup_steps is None else str(training.warmup_steps)
+        if warmup is not None:  # a fraction would be of another length, and a short training has no room for all
+            own.pop("warmup_fraction", None)
+            own["warmup_steps"] = str(min(int(warmup), steps - cooldown)) if warmup.isdigit() else warmup
+        settings += [f"{name}={value}" for name, value in own.items()]
         return cls(recipe=training.recipe, settings=tuple(settings))
 
     def told(self) -> str:
         """As it is typed, in lines that a shell takes for one."""
         how = "by a recipe of yours" if self.recipe == _UNTOLD else "as the runs were"
         fields = [f"--set {shlex.quote(field)}" for field in self.settings]
-        lines = [f"sovit train {self.recipe} --data DATA --out RUN"]
+        lines = [f"sovit train {shlex.quote(self.recipe)} --data DATA --out RUN"]
         for field in fields:
             if len(lines[-1]) + len(field) > _LINE:
                 lines.append(" ")
