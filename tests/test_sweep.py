@@ -110,7 +110,7 @@ def test_a_table_keeps_what_it_lists(tmp_path: Path) -> None:
     assert table.path.read_bytes() == content
     assert list(table.runs().values()) == list(runs)
     assert RunTable.at(table.path).folder == table.path.with_suffix("")
-    assert RunTable.at(Path("runs")).folder == Path("runs.runs")
+    assert RunTable.at(tmp_path / "table").folder == tmp_path / "table.runs"
     row = table.rows()[runs[0].name] | {"depth": 7}
     with pytest.raises(ConfigError, match="it was edited"):
         run_of(row, "here")
