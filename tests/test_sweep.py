@@ -23,7 +23,7 @@ from rich.console import Console
 
 from sovit.cli import main
 from sovit.errors import ConfigError
-from sovit.laws.runs import RunTable
+from sovit.laws.runs import RunTable, is_done
 from sovit.laws.sweep import Run, grid, ladder, run_of, star, with_learning_rates
 
 ROOT = Path(__file__).parents[1]
@@ -290,9 +290,9 @@ def test_a_result_that_is_none_is_told_and_not_put_into_the_table(tmp_path: Path
             table.collect()
         assert table.path.read_bytes() == before
     result.write_text(json.dumps(whole))
-    assert table.left() == [CENTRE.name]
+    assert not is_done(table.rows()[CENTRE.name])
     assert table.collect()[CENTRE.name]["points"] == whole["points"]
-    assert table.left() == []
+    assert all(map(is_done, table.rows().values()))
 
 
 def test_a_table_is_of_one_data_set_and_a_run_is_started_once(whole: RunTable, tmp_path: Path) -> None:

@@ -6,17 +6,16 @@ import argparse
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from sovit.commands.result import Result
 from sovit.config import parse_image_size
 from sovit.errors import ConfigError
 from sovit.laws.runs import RunTable
-from sovit.laws.sweep import SIZES, STAR_RATIO, Run, grid, ladder, star, with_learning_rates
+from sovit.laws.sweep import EVERY, SIZES, STAR_RATIO, Run, grid, ladder, star, with_learning_rates
 from train.sweep import check_settings
 
 N = TypeVar("N", int, float)
-_EVERY: Final = 4
 
 
 def sweep(arguments: argparse.Namespace) -> Result:
@@ -39,7 +38,7 @@ def sweep(arguments: argparse.Namespace) -> Result:
         factors = _numbers("--other-rates", arguments.other_rates, float)
         if 1 in factors:
             raise ConfigError("--other-rates 1 is the design's own rate: name others.")
-        runs = with_learning_rates(runs, factors, _EVERY if arguments.every is None else arguments.every)
+        runs = with_learning_rates(runs, factors, EVERY if arguments.every is None else arguments.every)
     elif arguments.every is not None:
         raise ConfigError("--every is of --other-rates: it says which shapes get them.")
     seeds = _numbers("--seeds", arguments.seeds, int)

@@ -9,7 +9,7 @@ from pathlib import Path
 from sovit.commands.result import Result
 from sovit.cores import available_cores
 from sovit.errors import ConfigError
-from sovit.laws.runs import RunTable
+from sovit.laws.runs import RunTable, is_done
 from train.cluster import LOCAL
 from train.signals import StopNow, Stopped, ending_at_once
 
@@ -42,12 +42,12 @@ def _run(arguments: argparse.Namespace) -> Result:
         raise ConfigError(f"{arguments.table} has no run {', '.join(unknown)}.")
     rows = table.collect()
     asked = set(arguments.only or runs)
-    left = [name for name in table.left() if name in asked]
+    left = [name for name, row in rows.items() if name in asked and not is_done(row)]
     threads = arguments.threads or max(1, available_cores() // jobs)
     if left:
         sets = Sets.load(arguments.data)
         for row in rows.values():
-            if row.get("points") and row.get("data") != sets.train_set.name:
+            if is_done(row) and row.get("data") != sets.train_set.name:
                 raise ConfigError(
                     f"{arguments.table} has runs on {row.get('data')}, and --data is {sets.train_set.name}: a law is "
                     "of one data set, so write another table for this one."
@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> Result:
 
         run_here(table, left, command, jobs, console)
     rows = table.collect()
-    done = sum(bool(row.get("points")) for row in rows.values())
+    done = sum(map(is_done, rows.values()))
     return Result(
         {"table": str(table.path), "runs": len(rows), "done": done, "trained_now": len(left)},
         f"{table.path}: {done} of {len(rows)} runs are done, {len(left)} of them now",

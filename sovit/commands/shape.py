@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from sovit.commands.parser import by_name, command, in_checkout, with_json
 from sovit.commands.shape_recommend import add_recommend
-from sovit.laws.sweep import MULTIPLE, SIZES, STAR_RATIO, DesignKind
+from sovit.laws.sweep import EVERY, MULTIPLE, SIZES, STAR_RATIO, DesignKind
 
 
 def add_commands(commands: Any) -> None:
@@ -44,7 +44,7 @@ def _add_sweep(steps: Any) -> None:
     sweep.add_argument(
         "--other-rates", metavar="FACTOR,FACTOR", help="train some shapes at these times the rate as well"
     )
-    sweep.add_argument("--every", type=int, help="which: every so many (default: 4)")
+    sweep.add_argument("--every", type=int, help=f"which: every so many (default: {EVERY})")
     sweep.add_argument("--seeds", default="0", metavar="N,N,...", help="train every shape with each (default: 0)")
     sweep.add_argument("-o", "--out", type=Path, required=True, metavar="RUNS", help="the table; what it lists stays")
     with_json(sweep)

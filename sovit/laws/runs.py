@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,11 @@ class RunResult:
             raise ConfigError("a result has one point or more.")
 
 
+def is_done(row: Mapping[str, Any]) -> bool:
+    """Whether a line of the table has its points."""
+    return bool(row.get("points"))
+
+
 @dataclass(frozen=True)
 class RunTable:
     """`runs.jsonl`, the runs that it lists, and the folder that they leave their results in."""
@@ -87,10 +92,6 @@ class RunTable:
             self._write({**known, **new})
         return len(new)
 
-    def left(self) -> list[str]:
-        """The runs that have no points yet."""
-        return [name for name, row in self.rows().items() if not row.get("points")]
-
     def collect(self) -> dict[str, dict[str, Any]]:
         """Write the results that are there into the table; returns its lines.
 
@@ -99,7 +100,7 @@ class RunTable:
         with self._locked():
             rows = self.rows()
             broken = None
-            for name in [name for name, row in rows.items() if not row.get("points")]:
+            for name in [name for name, row in rows.items() if not is_done(row)]:
                 try:
                     result = self.result(name)
                 except ConfigError as error:

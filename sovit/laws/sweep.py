@@ -31,6 +31,7 @@ _OWN: Final = frozenset(
 DesignKind = Literal["star", "grid"]
 MULTIPLE: Final = 8  # of MLP sizes
 SIZES: Final = 4  # of each dimension
+EVERY: Final = 4  # so many shapes one is trained at other learning rates too
 STAR_RATIO: Final = 0.8  # from one size to the next one down: steps of about 20 %, as in the paper's grid
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
@@ -104,6 +104,12 @@ def keeping(limits: Sequence[Limit], candidates: Sequence[Candidate]) -> NDArray
     if not kept.any():
         raise ConfigError(_nothing_left(limits, candidates))
     return np.asarray(kept)
+
+
+def but_latency(budget: Budget, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that keep all limits but that of latency, which is measured. Raises `ConfigError` where none does."""
+    kept_P = keeping(limits(replace(budget, max_latency_ms=None), candidates, {}), candidates)
+    return [one for one, kept in zip(candidates, kept_P, strict=True) if kept]
 
 
 def _nothing_left(limits: Sequence[Limit], candidates: Sequence[Candidate]) -> str:

@@ -94,20 +94,19 @@ def untold(law: ShapeLaw) -> tuple[str, ...]:
 def _sizes(k: int, seen: Seen, law: ShapeLaw, margin: float, multiple: int) -> list[int]:
     """The sizes of one dimension, rising."""
     name = DIMENSIONS[k]
-    low, high = seen.sizes(name)
     if name in untold(law):
-        least = most = seen.usual(name)
-        steps = {int(least)}
-    else:
-        least, most = low / margin, high * margin
-        count = min(_MOST_SIZES, math.ceil(math.log(most / least) / math.log(_STEP)) + 1)
-        steps = {round(size / multiple) * multiple for size in np.geomspace(least, most, count).tolist()}
-        steps |= {int(low), int(high)}
+        usual = int(seen.usual(name))
+        if usual % multiple:
+            raise ConfigError(
+                f"the law does not tell the best {name}, so it stays at {usual}, which is no multiple of {multiple}."
+            )
+        return [usual]
+    low, high = seen.sizes(name)
+    least, most = low / margin, high * margin
+    count = min(_MOST_SIZES, math.ceil(math.log(most / least) / math.log(_STEP)) + 1)
+    steps = {round(size / multiple) * multiple for size in np.geomspace(least, most, count).tolist()}
+    steps |= {int(low), int(high)}
     found = sorted(size for size in steps if size % multiple == 0 and max(1, least) <= size <= most)
-    if not found and name in untold(law):
-        raise ConfigError(
-            f"the law does not tell the best {name}, so it stays at {least:g}, which is no multiple of {multiple}."
-        )
     if not found:
         raise ConfigError(
             f"no {name} from {least:g} to {most:g} is a multiple of {multiple}: widen the margin, or take another "

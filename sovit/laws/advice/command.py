@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,12 +14,12 @@ from sovit.config import by_number
 from sovit.cost import TRAINING
 from sovit.errors import ConfigError
 from sovit.jsonio import to_dict
-from sovit.laws.advice.budget import Budget, keeping, limits, option
+from sovit.laws.advice.budget import Budget, but_latency, option
 from sovit.laws.advice.candidates import Candidate, candidates, known_variants
 from sovit.laws.advice.device import Question, read_device, write_device
 from sovit.laws.advice.device_bench import bench
 from sovit.laws.advice.device_model import LEAST_SHAPES
-from sovit.laws.advice.measure import Latencies, device_model, expected_ms, measure_towards, unmeasured_best
+from sovit.laws.advice.measure import Latencies, device_model, expected_ms, measure_towards
 from sovit.laws.advice.options import Options
 from sovit.laws.advice.paper import scale
 from sovit.laws.advice.recommend import errors, recommend
@@ -136,8 +136,7 @@ def _measured(
         return {row.shape: row.p50_ms for row in rows}
 
     # The other limits come first: what they exclude need not be measured.
-    kept_P = keeping(limits(replace(budget, max_latency_ms=None), around, {}), around)
-    within = [one for one, kept in zip(around, kept_P, strict=True) if kept]
+    within = but_latency(budget, around)
     before = {shape: row.p50_ms for shape, row in device.answers(question).items()}
     known = sum(one.name in before for one in around)
     if 0 < options.measure < min(LEAST_SHAPES, len(within)) - known:
@@ -145,14 +144,12 @@ def _measured(
             f"--measure {options.measure} is too few: what to measure next is told by {LEAST_SHAPES} shapes or more, "
             f"and {path} has {known}."
         )
-    error_P = errors(law.law, within, budget)
-    after = measure_towards(within, error_P, limit_ms, before, measure, options.measure)
+    after = measure_towards(within, errors(law.law, within, budget), limit_ms, before, measure, options.measure)
     for one in also:
         if (name := by_number(one.config)) not in after:
             after.update(measure([name]))
     model = device_model(around, after)
-    expected = expected_ms(around, model)
     return Latencies(
-        device=device, question=question, by_name=after, expected=expected, new=len(after) - len(before), model=model,
-        unmeasured=unmeasured_best(within, error_P, limit_ms, after, expected),
+        device=device, question=question, by_name=after, expected=expected_ms(around, model),
+        new=len(after) - len(before), model=model,
     )  # fmt: skip

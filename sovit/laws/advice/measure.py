@@ -26,7 +26,7 @@ _HEDGES: Final = (1.0, 0.9, 0.8)
 class Latencies:
     """What is known of one question: milliseconds by shape, how many of them are `new`, and the model of the device.
 
-    `expected` are the model's milliseconds; `unmeasured` is a shape that by them would be better than all measured.
+    `expected` are the model's milliseconds of all candidates, none without a model.
     """
 
     device: Device
@@ -35,7 +35,6 @@ class Latencies:
     expected: Mapping[str, float]
     new: int
     model: DeviceModel | None
-    unmeasured: str | None
 
     @property
     def rows(self) -> list[Measurement]:
@@ -45,14 +44,7 @@ class Latencies:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What may have disturbed them."""
-        found = cautions(self.rows, self.device.machine)
-        if self.unmeasured is None:
-            return found
-        return (
-            *found,
-            f"{self.unmeasured} may be better within the limit and was not measured: the same command with a larger "
-            "--measure goes on from here.",
-        )
+        return cautions(self.rows, self.device.machine)
 
     def to_json(self) -> dict[str, Any]:
         """Machine, measurements and model as plain data."""
@@ -83,18 +75,6 @@ def measure_towards(
     search.settle()
     search.fill(most)
     return search.found
-
-
-def unmeasured_best(
-    candidates: Sequence[Candidate], error_P: Floats, limit_ms: float, latency_ms: Mapping[str, float],
-    expected_ms: Mapping[str, float],
-) -> str | None:  # fmt: skip
-    """The best that was not measured and may be better than all that was: without a model, any may be."""
-    best, found = math.inf, None
-    for one, error in zip(candidates, error_P.tolist(), strict=True):
-        if latency_ms.get(one.name, expected_ms.get(one.name, 0.0)) <= limit_ms and error < best:
-            best, found = error, one.name
-    return None if found is None or found in latency_ms else found
 
 
 def expected_ms(candidates: Sequence[Candidate], model: DeviceModel | None) -> dict[str, float]:
@@ -181,6 +161,5 @@ class _Search:
         model = device_model(self.candidates, self.found)
         if model is None:
             return None
-        said_P = model.predict([one.config for one in self.candidates]).tolist()
-        pairs = zip(self.candidates, said_P, strict=True)
-        return np.array([math.inf if one.name in self.failed else self.found.get(one.name, ms) for one, ms in pairs])
+        known = expected_ms(self.candidates, model) | self.found | dict.fromkeys(self.failed, math.inf)
+        return np.array([known[one.name] for one in self.candidates])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from sovit.config import ViTConfig, by_number
 from sovit.cost import Cost
 from sovit.errors import ConfigError
 from sovit.jsonio import STRICT
-from sovit.laws.advice.budget import Budget, keeping, limits
+from sovit.laws.advice.budget import Budget, but_latency, keeping, limits
 from sovit.laws.advice.candidates import TOGETHER, Candidate
 from sovit.laws.bootstrap import Interval, summarise
 from sovit.laws.form import DIMENSIONS, ShapeLaw
@@ -63,7 +63,8 @@ class Recommendation:
     """The best shape, which is the last of the front, the front from cheap to good, and known variants beside it.
 
     `elsewhere` is the share of laws whose best shape is near none of the front. `axis` is what the front trades the
-    error against; `candidates` were looked at and `within` of them keep all limits.
+    error against; `candidates` were looked at and `within` of them keep all limits. `unmeasured` is a shape that the
+    law gives less error than the best and that may keep the limit of latency: it was not measured.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -75,6 +76,7 @@ class Recommendation:
     front: tuple[Advice, ...]
     elsewhere: float
     known: tuple[Advice, ...]
+    unmeasured: str | None = None
 
     @property
     def best(self) -> Advice:
@@ -108,6 +110,11 @@ class Recommendation:
             found.append(
                 f"only {self.best.best_share:.0%} of the bootstrap's laws have their best shape near this "
                 "one: take the shares for what they are."
+            )
+        if self.unmeasured is not None:
+            found.append(
+                f"{self.unmeasured} may be better within the limit and was not measured: the same command with a "
+                "larger --measure goes on from here."
             )
         return tuple(found)
 
@@ -144,6 +151,7 @@ def recommend(
     places = [place_of[one.name] for one in chosen]
     # Each law is asked once, about all candidates; there may be too many for all answers to be kept.
     asked = _asked(compared, budget)
+    least = compared[int(law.predict(*asked).argmin())]
     error_BP, best = np.empty((len(laws), len(chosen))), []
     for row, one in enumerate(laws):
         of_all_P = one.predict(*asked)
@@ -184,6 +192,7 @@ def recommend(
         ),
         elsewhere=0.0 if share_P is None else max(0.0, 1 - sum(share_P)),
         known=tuple(advice(one, interval(one), None) for one in known),
+        unmeasured=None if budget.max_latency_ms is None or least.name in latency_ms else least.name,
     )
 
 
@@ -195,11 +204,10 @@ def _compared(
     if budget.max_latency_ms is None:
         return list(within)
     limit = budget.max_latency_ms
-    kept_P = keeping(limits(replace(budget, max_latency_ms=None), candidates, {}), candidates)
     return [
         one
-        for one, kept in zip(candidates, kept_P, strict=True)
-        if kept and latency_ms.get(one.name, expected_ms.get(one.name, 0.0)) <= limit
+        for one in but_latency(budget, candidates)
+        if latency_ms.get(one.name, expected_ms.get(one.name, 0.0)) <= limit
     ]
 
 
