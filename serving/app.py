@@ -20,6 +20,7 @@ from serving.observing.log import log_as_json
 from serving.process.failed_start import end_process
 from serving.process.loader import Loader
 from serving.process.operations_server import operations_server
+from serving.process.protocol import fit_connections
 from serving.process.stop import stop_when_drained
 from serving.routes import Application, Route
 from serving.wire.replies import problem
@@ -40,6 +41,7 @@ def create_app(
             log_as_json()
         try:
             config = read_config()
+            fit_connections(config.timeout_seconds)
             operations_app = app
             if config.operations_port:
                 operations_app = Application(loader, _operations_routes(loader))

@@ -37,6 +37,7 @@ _FIELDS: Final = (
     "decode_threads",
     "max_body_bytes",
     "max_queue_bytes",
+    "decode_memory",
     "timeout_seconds",
     "operations_host",
     "operations_port",

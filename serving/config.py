@@ -34,6 +34,9 @@ class ServeConfig:
     `max_body_bytes` those of one request; `timeout_seconds` is the time a request may take, from its first byte to its
     result, unless it asks for less.
 
+    `decode_memory` are the bytes that all images under way may take while they are decoded, counted from their headers
+    before they are; 0 is a quarter of the machine's memory. A request may take seven eighths of it.
+
     `keys` is a file of clients' keys (serving/entry/keys.py); without one everybody may ask. With an `operations_port`
     the probes, /metrics, /drain and /admin are answered there, on `operations_host`, and nowhere else
     (/v2/health stays beside its API).
@@ -55,6 +58,7 @@ class ServeConfig:
     max_images: int = 64
     max_body_bytes: int = 32 * 1024 * 1024
     max_queue_bytes: int = 256 * 1024 * 1024
+    decode_memory: int = 0
     timeout_seconds: float = 30.0
     keys: str = ""
     operations_host: str = "127.0.0.1"
@@ -74,7 +78,7 @@ class ServeConfig:
         for name in ("max_queue", "max_images", "max_body_bytes", "max_queue_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
-        for name in ("lanes", "threads", "max_batch", "decode_threads"):
+        for name in ("lanes", "threads", "max_batch", "decode_threads", "decode_memory"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be 0 (choose for me) or more.")
         if self.timeout_seconds <= 0:

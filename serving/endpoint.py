@@ -99,7 +99,7 @@ def endpoint(
         response.headers[TRACEPARENT] = trace.traceparent
         if record.stages:
             response.headers["server-timing"] = record.server_timing(now)
-        if (worker is not None and worker.door.draining) or _is_endless(request):
+        if (worker is not None and worker.door.draining) or _is_endless(request) or _awaits_go_ahead(request):
             response.headers["connection"] = "close"
         try:
             await response(scope, receive, send)
@@ -173,6 +173,11 @@ def _error_response(error: SoViTError, record: Record, request: Request, write: 
 def _is_endless(request: Request) -> bool:
     """Whether what is unread of a body may go on for ever: the server would go on to read it after the answer."""
     return not request.state.record.was_read and "transfer-encoding" in request.headers
+
+
+def _awaits_go_ahead(request: Request) -> bool:
+    """Whether a client was never told to send its body: what it sends next may be the body or a new request."""
+    return not request.state.record.was_read and "expect" in request.headers
 
 
 def _request_id(request: Request) -> str:

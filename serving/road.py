@@ -13,20 +13,25 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from serving.entry.decode_memory import Reservation
 from serving.entry.keys import KeyUse
+from serving.entry.line import SHARE_OF_TIME
 from serving.inference.model import ServedModel
 from serving.inference.work import Work
-from serving.observing.record import Stage, record_of
+from serving.observing.record import Record, Stage, record_of
 from serving.wire.body import declared_size, read_limited
 from serving.wire.replies import RejectedImages, Reply, Results
 from serving.worker import Worker
 from sovit.errors import BadRequest, DeadlineExceeded, SoViTError, UnsupportedMediaType
+from sovit.header import read_header
 
+_WAITED: Final = 0.001  # seconds that count as a wait
 TIMEOUT_HEADER: Final = "x-request-timeout"
 _SECONDS: Final = re.compile(r"[0-9]{0,9}\.?[0-9]{1,9}(e-?[0-9]{1,3})?", re.ASCII)
 
@@ -93,7 +98,9 @@ async def answer(
                 content = await read_limited(request.receive, config.max_body_bytes, ticket.read)
                 record.was_read = True
                 record.body_bytes = len(content)
-                asked = await asyncio.to_thread(parse, content) if in_thread else parse(content)
+                take = partial(_take_apart, parse, config.decode.max_pixels, content)
+                asked, sizes = await asyncio.to_thread(take) if in_thread else take()
+                del take
                 del content  # the images are what is needed of it, while they wait
         except TimeoutError as error:
             raise too_late(seconds) from error
@@ -105,7 +112,11 @@ async def answer(
         record.stages.append(Stage("read", record.began, time.monotonic()))
         record.model, record.images = served.name, len(asked.images)
         ticket.hold(served.line, len(asked.images), deadline - time.monotonic())
-        work = Work(served, worker.decoders, config.decode, asked.images, deadline, all_of_them=asked.each_alone)
+        reservation = await _reserve(worker, served, sum(sizes), deadline, record)
+        work = Work(
+            served, worker.decoders, config.decode, asked.images, sizes, reservation, deadline,
+            all_of_them=asked.each_alone,
+        )  # fmt: skip
         try:
             await _finish(request, work, seconds)
         finally:
@@ -136,6 +147,26 @@ def _seconds(given: str | None, most: float) -> float:
     if not 0 < seconds < math.inf:
         raise BadRequest("X-Request-Timeout must be a number of seconds above 0, such as 2.5.")
     return min(seconds, most)
+
+
+def _take_apart(parse: Callable[[bytes], Asked], max_pixels: int, content: bytes) -> tuple[Asked, list[int]]:
+    """What a body asks for, and the bytes that decoding each of its images takes; 0 for what will be refused."""
+    asked = parse(content)
+    headers = [read_header(image) for image in asked.images]
+    return asked, [
+        0 if header is None or header.width * header.height > max_pixels else header.decoded_bytes for header in headers
+    ]
+
+
+async def _reserve(worker: Worker, served: ServedModel, size: int, deadline: float, record: Record) -> Reservation:
+    """Memory for the images of a request. Waiting for it takes no more than a share of the time that is left."""
+    began = time.monotonic()
+    seconds = SHARE_OF_TIME * (deadline - began)
+    reservation = await worker.decode_memory.reserve(size, seconds, max(1, math.ceil(served.line.wait)))
+    ended = time.monotonic()
+    if ended - began > _WAITED:
+        record.stages.append(Stage("queue", began, ended))
+    return reservation
 
 
 async def _finish(request: Request, work: Work, seconds: float) -> None:

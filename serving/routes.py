@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.endpoint import WriteError, refuse
 from serving.process.loader import Loader
+from serving.process.protocol import use_bounded_protocol
 from serving.wire.replies import problem
 
 
@@ -72,6 +73,8 @@ class Application(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                use_bounded_protocol(receive)
             await super().__call__(scope, receive, send)
             return
         path = scope["path"]

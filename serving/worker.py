@@ -6,8 +6,10 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from serving.config import ServeConfig
+from serving.entry.decode_memory import DecodeMemory
 from serving.entry.door import Door
 from serving.entry.keys import KeyFile
 from serving.inference.decoders import Decoders
@@ -18,8 +20,14 @@ from serving.observing.metrics import Metrics
 from serving.observing.recent import Recent
 from serving.observing.trace import Tracer
 from serving.observing.tracer import open_tracer
+from serving.process.protocol import connection_tables
 from sovit.cores import available_cores
 from sovit.errors import Draining, NotReady
+from sovit.machine import total_memory
+
+logger = logging.getLogger(__name__)
+
+_LEAST_DECODE_MEMORY: Final = 128 << 20  # a photograph of ten megapixels
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Worker:
     config: ServeConfig
     models: Models
     decoders: Decoders
+    decode_memory: DecodeMemory
     door: Door
     keys: KeyFile | None
     metrics: Metrics
@@ -61,19 +70,20 @@ def require_ready(worker: Worker) -> None:
         raise NotReady("the service is not ready.")
 
 
-def _is_no_clients_fault(record: logging.LogRecord) -> bool:
-    """Anybody can send what is no HTTP, as often as they like: the log is not theirs to fill."""
-    return record.msg not in ("Invalid HTTP request received.", "Unsupported upgrade request.")
-
-
 def start_worker(config: ServeConfig) -> Worker:
     """Load every artifact into its lanes and warm it, one after another."""
     give_back_large_blocks()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # they quote what is in the images
-    logging.getLogger("uvicorn.error").addFilter(_is_no_clients_fault)
     keys = KeyFile(Path(config.keys)) if config.keys else None
+    decode_memory = DecodeMemory(config.decode_memory or max(_LEAST_DECODE_MEMORY, total_memory() // 4))
+    logger.info(
+        "images under way may take %d MiB while they are decoded, those of one request %d MiB (decode_memory)",
+        decode_memory.limit >> 20,
+        decode_memory.largest >> 20,
+    )
     tracer = open_tracer(config.trace_endpoint, config.trace_ratio)
-    metrics, recent = Metrics(), Recent()
+    metrics, recent = Metrics(connection_tables()), Recent()
+    metrics.decode_bytes_limit.set(decode_memory.limit)
 
     def on_batch(model: str, images: int, seconds: float) -> None:
         metrics.on_batch(model, images, seconds)
@@ -83,6 +93,7 @@ def start_worker(config: ServeConfig) -> Worker:
         config=config,
         models=Models([load_model(name, where, config, on_batch) for name, where in config.artifacts.items()]),
         decoders=Decoders(config.decode_threads or available_cores() + 1),
+        decode_memory=decode_memory,
         door=Door(max_images=config.max_queue, max_bytes=config.max_queue_bytes),
         keys=keys,
         metrics=metrics,

@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import ConfigDict
 
 from sovit.errors import ConfigError, InvalidImage, UnsupportedImage
+from sovit.header import read_header, sniff
 from sovit.jpeg import decode_jpeg, read_jpeg_header, reduced_size
 from sovit.jsonio import STRICT
 from sovit.png import check_png
@@ -21,14 +22,6 @@ from sovit.png import check_png
 ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
 SizeOf = Callable[[int, int], tuple[int, int]]  # height and width of an image to those it will be resized to
 
-# Formats are told by their first bytes, never by a file name or a content type.
-_SIGNATURES: Final = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-)
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of files to look for in a folder
 MAX_SIDE: Final = 65_535  # JPEG's own
@@ -93,14 +86,6 @@ def read_source(source: str | Path | bytes) -> bytes:
         raise InvalidImage(f"{source} cannot be read: {error.strerror}.") from error
 
 
-def sniff(content: bytes) -> str | None:
-    """The image format that the first bytes announce, or None."""
-    for signature, name in _SIGNATURES:
-        if content.startswith(signature):
-            return name
-    return "WEBP" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
-
-
 def check_size(width: int, height: int, options: DecodeOptions) -> None:
     """Raises `InvalidImage` for an image whose header asks for too many pixels or for none."""
     if width * height > options.max_pixels:
@@ -117,6 +102,10 @@ def _from_bytes(content: bytes, options: DecodeOptions, size_of: SizeOf | None) 
     image_format = sniff(content)
     if image_format is None:
         raise UnsupportedImage(f"the bytes are no image of a format we take ({', '.join(FORMATS)}).")
+    announced = read_header(content)
+    if announced is None:
+        raise InvalidImage(f"the {image_format} header cannot be read.")
+    check_size(announced.width, announced.height, options)
     if image_format == "JPEG":
         return _from_jpeg(content, options, size_of)
     if image_format == "PNG":
@@ -126,11 +115,11 @@ def _from_bytes(content: bytes, options: DecodeOptions, size_of: SizeOf | None) 
     # A decoder fed hostile bytes may raise nearly anything, and its text may leak addresses: it is never passed on.
     try:
         image = Image.open(BytesIO(content), formats=[image_format])
-    except Image.DecompressionBombError as error:
-        raise InvalidImage(f"the {image_format} header asks for more than {options.max_pixels:,} pixels.") from error
     except Exception as error:
         raise InvalidImage(f"the {image_format} header cannot be read.") from error
     _check_header(image, options)
+    if image.width * image.height > announced.width * announced.height:
+        raise InvalidImage(f"the {image_format} has more pixels than its header says.")
     try:
         image.load()
         return _to_rgb(image, _orientation(image))

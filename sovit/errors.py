@@ -57,6 +57,22 @@ class TooLarge(SoViTError):
     exit_code = EXIT_USAGE
 
 
+class UrlTooLong(SoViTError):
+    """A query with more fields than any request of ours."""
+
+    status = 414
+    title = "URL too long"
+    exit_code = EXIT_USAGE
+
+
+class HeadersTooLarge(SoViTError):
+    """A header with more in it than any request of ours."""
+
+    status = 431
+    title = "Headers too large"
+    exit_code = EXIT_USAGE
+
+
 class UnsupportedImage(SoViTError):
     """Bytes that are none of the image formats we take."""
 

@@ -48,6 +48,14 @@ class JpegHeader(NamedTuple):
     orientation: int
 
 
+class JpegFrame(NamedTuple):
+    """Size of a JPEG, and an upper bound of the scans that a decoder reads of it."""
+
+    width: int
+    height: int
+    scans: int
+
+
 class _Segment(NamedTuple):
     marker: int
     content: bytes
@@ -80,6 +88,23 @@ def read_jpeg_header(content: bytes) -> JpegHeader:
         raise InvalidImage("the JPEG header cannot be read.")
     _, height, width, components = struct.unpack_from(">BHHB", frame.content)
     return JpegHeader(height, width, components, orientation)
+
+
+def read_jpeg_frame(content: bytes) -> JpegFrame | None:
+    """What a JPEG will cost to decode, without a look at anything else; None where there is no frame to be found."""
+    frame: _Segment | None = None
+    for number, (marker, segment) in enumerate(_segments(content)):
+        if number > MAX_SEGMENTS:
+            return None
+        if marker in _FRAMES and frame is None:
+            if len(segment) < 6:
+                return None
+            frame = _Segment(marker, segment)
+        elif marker == _SCAN and frame is not None:
+            _, height, width = struct.unpack_from(">BHH", frame.content)
+            single = _is_one_scan(frame, segment)
+            return JpegFrame(width, height, 1 if single else content.count(bytes((0xFF, _SCAN))))
+    return None
 
 
 def decode_jpeg(content: bytes, header: JpegHeader, least_yx: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -115,10 +140,14 @@ def reduced_size(height: int, width: int, least_yx: tuple[int, int]) -> tuple[in
 
 def _may_have_many_scans(content: bytes, frame: _Segment | None, first_scan: bytes) -> bool:
     """Whether the scans of a file have to be counted one by one."""
-    # Not progressive, and all components in the first scan: the decoder reads no second one.
-    if frame is not None and frame.marker != _PROGRESSIVE and first_scan[:1] == frame.content[5:6]:
+    if frame is not None and _is_one_scan(frame, first_scan):
         return False
     return content.count(bytes((0xFF, _SCAN))) > MAX_SCANS  # fast, and finds every scan
+
+
+def _is_one_scan(frame: _Segment, first_scan: bytes) -> bool:
+    """Not progressive, and all components in the first scan: the decoder reads no second one."""
+    return frame.marker != _PROGRESSIVE and first_scan[:1] == frame.content[5:6]
 
 
 def _orientation(segment: bytes) -> int:

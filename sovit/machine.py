@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +16,7 @@ from pydantic import ConfigDict
 from sovit.cores import available_cores
 from sovit.jsonio import STRICT
 
+_UNKNOWN_MEMORY: Final = 4 << 30
 _ENGINES: Final = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
@@ -62,6 +65,15 @@ def free_memory() -> int | None:
     except (OSError, ValueError):  # no container, or "max": no limit
         pass
     return min(found, default=None)
+
+
+def total_memory() -> int:
+    """Bytes of memory of the machine, or of the container where that has a limit below it."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [_UNKNOWN_MEMORY]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no container, or "max": no limit
+            found.append(int(Path(path).read_text()))
+    return min(found)
 
 
 def _processor() -> str:

@@ -206,7 +206,7 @@ def test_a_field_name_is_not_echoed_at_length(client: TestClient) -> None:
         (b"%PDF-1.4", 415, "no image of a format"),
         (truncated_jpeg(), 422, "truncated or corrupt"),
         (jpeg()[:20], 422, "image 0"),
-        (huge_png(), 422, "more than 50,000,000 pixels"),
+        (huge_png(), 422, "over the limit of 50,000,000 pixels"),
     ],
     ids=["empty", "text", "pdf", "truncated", "header only", "60000 x 60000"],
 )

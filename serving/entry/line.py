@@ -10,7 +10,7 @@ from serving.entry.rate import ServiceRate
 
 # Of a request's time, what it may spend waiting: its own run, in a whole batch, and what the estimate is wrong by come
 # on top.
-_SHARE_OF_TIME: Final = 0.7
+SHARE_OF_TIME: Final = 0.7
 
 
 class Line:
@@ -30,7 +30,7 @@ class Line:
 
     def is_too_long(self, seconds: float) -> bool:
         """Whether a request that has `seconds` would not be finished in them."""
-        return bool(self.images) and self.wait > _SHARE_OF_TIME * seconds
+        return bool(self.images) and self.wait > SHARE_OF_TIME * seconds
 
     def come(self, images: int) -> None:
         """A request with so many images joins."""

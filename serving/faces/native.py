@@ -12,6 +12,7 @@ from starlette.responses import Response
 from serving.inference.model import ServedModel
 from serving.road import Asked, answer, enter_key, require_logits
 from serving.wire.body import is_raw, parse_body
+from serving.wire.head import accept_header, content_type_header, query_fields
 from serving.wire.replies import Reply, Results, classify_reply, embed_reply
 from serving.wire.schema import AnyOptions, ClassifyOptions, EmbedOptions, Encoding, accepted_encoding, parse_options
 from serving.worker import Worker
@@ -31,8 +32,8 @@ async def embed(request: Request, worker: Worker) -> Response:
 
 async def _answer(request: Request, worker: Worker, kind: type[AnyOptions], reply: _MakeReply, **how: Any) -> Response:
     use = enter_key(request, worker)
-    content_type, accept = request.headers.get("content-type", ""), request.headers.get("accept", "")
-    query = request.query_params.multi_items() if request.scope["query_string"] else []
+    content_type, accept = content_type_header(request), accept_header(request)
+    query = query_fields(request)
     parse = partial(_parse, kind, reply, query, content_type, accept, worker.config.max_images)
     model = next((value for name, value in query if name == "model"), None)
     return await answer(request, worker, use, parse, model=model, in_thread=not is_raw(content_type), **how)

@@ -28,7 +28,7 @@ async def metrics(request: Request, worker: Worker) -> Response:
     if worker.keys is not None and not worker.config.operations_port:
         worker.keys.require_admin(request.headers)
     states = [ModelState(**found.summary, queue_images=found.engine.depth) for found in worker.models]
-    text = worker.metrics.render(states, inflight=worker.door.requests)
+    text = worker.metrics.render(states, inflight=worker.door.requests, decode_bytes=worker.decode_memory.used)
     return Response(text, headers={"content-type": CONTENT_TYPE})
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.wire.etag import has_it
+from serving.wire.head import matches_etag
 from serving.worker import Worker
 
 _FOLDER: Final = Path(__file__).resolve().parents[1] / "page"
@@ -44,7 +44,7 @@ def page_file(name: str) -> PageHandler:
     media_type = _MEDIA_TYPES[path.suffix]
 
     async def handler(request: Request, _: Worker | None) -> Response:
-        if has_it(request, etag):
+        if matches_etag(request, etag):
             return Response(status_code=304, headers=headers)
         return Response(content, headers={**headers, "content-type": media_type})
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from serving.inference.model import ServedModel
 from serving.observing.recent import WINDOW_SECONDS
 from serving.road import enter_key
-from serving.wire.etag import has_it
+from serving.wire.head import matches_etag, query_fields
 from serving.wire.schema import JSON
 from serving.worker import Worker
 
@@ -17,10 +17,10 @@ from serving.worker import Worker
 async def model(request: Request, worker: Worker) -> Response:
     """`GET /model`: the model of the query, or the first. Its ETag is the artifact's hash."""
     enter_key(request, worker)
-    found = worker.models.find(request.query_params.get("model"))
+    found = worker.models.find(dict(query_fields(request)).get("model"))
     etag = f'"{found.artifact}"'
     headers = {"etag": etag, "cache-control": "no-cache"}
-    if has_it(request, etag):
+    if matches_etag(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(orjson.dumps(_entry(worker, found)), headers=headers, media_type=JSON)
 

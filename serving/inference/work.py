@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from serving.entry.decode_memory import Reservation
 from serving.inference.decoders import Decoders
 from serving.inference.engine import Job, Outputs, Result
 from serving.inference.model import ServedModel
@@ -61,7 +62,10 @@ class _Image:
 
 
 class Work:
-    """`done` is an event loop's future, set once: from other threads the loop is woken once for a whole request."""
+    """`done` is an event loop's future, set once: from other threads the loop is woken once for a whole request.
+
+    `sizes` are what each image takes of the reservation until it is decoded.
+    """
 
     def __init__(
         self,
@@ -69,6 +73,8 @@ class Work:
         decoders: Decoders,
         decode: DecodeOptions,
         images: Sequence[bytes],
+        sizes: Sequence[int],
+        reservation: Reservation,
         deadline: float,
         *,
         all_of_them: bool,
@@ -77,6 +83,7 @@ class Work:
         self.deadline = deadline
         self._model = model
         self._decode_options = decode
+        self._reservation = reservation
         self._all_of_them = all_of_them
         self._lock = threading.Lock()
         self._undecoded = self._unfinished = len(images)
@@ -86,7 +93,10 @@ class Work:
         for image in self._images:
             image.future.add_done_callback(self._on_finished)
         decoders.submit(
-            [partial(self._decode, image, content) for image, content in zip(self._images, images, strict=True)]
+            [
+                partial(self._decode, image, content, size)
+                for image, content, size in zip(self._images, images, sizes, strict=True)
+            ]
         )
 
     def results(self) -> list[Outputs | SoViTError]:
@@ -133,7 +143,7 @@ class Work:
     def _futures(self) -> list[Future[Result]]:
         return [image.future for image in self._images]
 
-    def _decode(self, image: _Image, content: bytes) -> None:
+    def _decode(self, image: _Image, content: bytes, size: int) -> None:
         future = image.future
         failed = True
         image.decode_began = time.monotonic()
@@ -151,6 +161,7 @@ class Work:
             _fail(future, error)
         finally:
             image.decode_ended = time.monotonic()
+            self._reservation.give_back(size)
             self._on_decoded(failed)
         if not failed:
             image.job = self._model.engine.submit(pixels, self.deadline, future)

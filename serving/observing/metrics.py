@@ -6,11 +6,12 @@ Nothing that a client sends becomes a label.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from serving.observing.record import STAGES, Outcome, Record
+from serving.process.connections import ConnectionTable
 
 # BentoML has its workers keep their counters in files, to add them up: read when the package is imported. There is one
 # worker, and memory does.
@@ -24,6 +25,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -39,12 +42,35 @@ class ModelState(NamedTuple):
     queue_images: int
 
 
-class Metrics:
-    """The service's counters."""
+class _ConnectionCollector(Collector):
+    """Reads the tables of connections, by the port they belong to, when a scrape asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, tables: Mapping[str, ConnectionTable]) -> None:
+        self._tables = tables
+
+    def collect(self) -> Iterator[Metric]:
+        connections = GaugeMetricFamily("sovit_connections", "Open connections.", labels=["port"])
+        limit = GaugeMetricFamily(
+            "sovit_connections_limit", "Connections that the limit of open files leaves room for.", labels=["port"]
+        )
+        closed = CounterMetricFamily(
+            "sovit_connections_closed", "Connections that the service closed, by reason.", labels=["port", "reason"]
+        )
+        for port, table in self._tables.items():
+            connections.add_metric([port], len(table))
+            limit.add_metric([port], table.limit)
+            for reason, count in list(table.closed.items()):
+                closed.add_metric([port, reason], count)
+        yield from (connections, limit, closed)
+
+
+class Metrics:
+    """The service's counters. `tables` are those of its open connections, by port."""
+
+    def __init__(self, tables: Mapping[str, ConnectionTable]) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        registry.register(_ConnectionCollector(tables))
         self.requests = Counter("sovit_requests", "Requests answered.", ["route", "code"], registry=registry)
         self.request_seconds = Histogram(
             "sovit_request_seconds",
@@ -77,6 +103,12 @@ class Metrics:
         )
         self.queue_images = Gauge("sovit_queue_images", "Images waiting for a run.", ["model"], registry=registry)
         self.inflight = Gauge("sovit_inflight", "Requests under way.", registry=registry)
+        self.decode_bytes = Gauge(
+            "sovit_decode_bytes", "Memory reserved for images that are being decoded.", registry=registry
+        )
+        self.decode_bytes_limit = Gauge(
+            "sovit_decode_bytes_limit", "The most that may be reserved for images being decoded.", registry=registry
+        )
         self.model_info = Gauge(
             "sovit_model_info", "What is served.", ["model", "artifact", "precision", "runtime"], registry=registry
         )
@@ -103,9 +135,10 @@ class Metrics:
         self.batch_images.labels(model).observe(images)
         self.batch_seconds.labels(model).observe(seconds)
 
-    def render(self, models: Iterable[ModelState], *, inflight: int) -> bytes:
+    def render(self, models: Iterable[ModelState], *, inflight: int, decode_bytes: int) -> bytes:
         """The text form that Prometheus scrapes."""
         self.inflight.set(inflight)
+        self.decode_bytes.set(decode_bytes)
         self.model_info.clear()
         for model in models:
             self.queue_images.labels(model.name).set(model.queue_images)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from serving.config import ServeConfig
+from serving.process.protocol import fit_connections
 from serving.worker import Worker, start_worker
 from sovit.errors import SoViTError
 
@@ -34,6 +35,7 @@ class Loader:
     def _load(self, config: ServeConfig) -> None:
         try:
             self.worker = start_worker(config)
+            fit_connections(config.timeout_seconds)  # beside the files that its models keep open
         except SoViTError as error:
             self.on_failed_start(error)
         except Exception:

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from serving.config import ServeConfig
-from serving.process.protocol import use_bounded_protocol
+from serving.process.protocol import OperationsProtocol
 from sovit.errors import ServiceError
 
 
@@ -39,8 +39,11 @@ async def operations_server(config: ServeConfig, app: ASGIApp) -> AsyncIterator[
         listener.bind((host, port))
     except OSError as error:
         raise ServiceError(f"the operations port cannot listen on {host} port {port}: {error.strerror}.") from error
-    use_bounded_protocol()
-    server = _Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False))
+    server = _Server(
+        uvicorn.Config(
+            app, http=OperationsProtocol, lifespan="off", log_config=None, access_log=False, server_header=False
+        )
+    )
     serving = asyncio.create_task(server.serve([listener]))
     try:
         yield

@@ -1,68 +1,325 @@
-"""uvicorn's HTTP protocol with the limits it lacks: on a request's head, in bytes and in time, and on pipelining.
+"""uvicorn's HTTP protocol within bounds: on heads, on time, and on what one connection can make the service answer.
 
-They hold before any key is looked at, so that nobody can fill a worker's memory or hold its connections with requests
-that never become one.
+All of it holds before any key is looked at. Each request gets exactly one response, in order; after an error or after
+a request that closes the connection nothing more is read. An offered upgrade (h2c, WebSocket, TLS) is ignored, as
+RFC 9110, section 7.8 allows: the request is read as if the offer had not been made.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, Final
+import json
+from http import HTTPStatus
+from typing import Any, ClassVar, Final
 
+import httptools
+import uvicorn
 import uvicorn.config
+from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MAX_HEAD_BYTES: Final = 65_536
-HEAD_SECONDS: Final = 10.0
-MAX_PIPELINED: Final = 16
+from serving.process.connections import (
+    NEVER,
+    OPERATIONS_CONNECTIONS,
+    ConnectionLimits,
+    ConnectionTable,
+    Reason,
+    connections_that_fit,
+)
+from sovit.errors import BadRequest, HeadersTooLarge, UrlTooLong
+
+_OFFER: Final = frozenset({b"upgrade", b"http2-settings"})  # headers, and tokens of Connection
+
+
+_TITLES: Final = {
+    HTTPStatus.BAD_REQUEST: BadRequest.title,
+    HTTPStatus.REQUEST_URI_TOO_LONG: UrlTooLong.title,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: HeadersTooLarge.title,
+}
+
+
+def _error(status: HTTPStatus, detail: str, *headers: bytes) -> bytes:
+    """A whole response for a request that never became one."""
+    title = _TITLES.get(status, status.phrase)
+    body = json.dumps(
+        {
+            "type": f"urn:sovit:problem:{title.lower().replace(' ', '-')}",
+            "title": title,
+            "status": int(status),
+            "detail": detail,
+        }
+    ).encode()
+    head = [
+        b"HTTP/1.1 %d %b" % (status, status.phrase.encode()),
+        b"content-type: application/problem+json",
+        b"content-length: %d" % len(body),
+        b"connection: close",
+        *headers,
+    ]
+    return b"\r\n".join([*head, b"", body])
+
+
+_LIMITS: Final = ConnectionLimits()
+_MALFORMED: Final = _error(HTTPStatus.BAD_REQUEST, "this is not a valid HTTP/1.1 request.")
+_NO_PROXY: Final = _error(HTTPStatus.BAD_REQUEST, "this service is not a proxy: it does not take CONNECT.")
+_URL_TOO_LONG: Final = _error(HTTPStatus.REQUEST_URI_TOO_LONG, f"the URL is over {_LIMITS.url_bytes:,} bytes.")
+_HEAD_TOO_LARGE: Final = _error(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    f"the request's headers are over the limit: {_LIMITS.headers} headers, {_LIMITS.header_bytes:,} bytes each, "
+    f"{_LIMITS.head_bytes:,} bytes in all.",
+)
+_NO_ROOM: Final = _error(
+    HTTPStatus.SERVICE_UNAVAILABLE, "the service has as many connections as it can hold.", b"retry-after: 1"
+)
+
+
+class _OverLimit(Exception):
+    """Ends parsing from within a callback of the parser."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. Whoever breaks a limit is disconnected."""
+    """One connection. `table` holds all of them; `limits` may be set before the server takes connections."""
 
-    _head_number = 0
-    _head_bytes: int | None = None  # of a head that is not complete; None between heads
-    _head_timer: asyncio.TimerHandle | None = None
+    limits: ClassVar[ConnectionLimits] = _LIMITS
+    table: ClassVar[ConnectionTable] = ConnectionTable()
+
+    last_active = 0.0
+    _read_by = NEVER  # when the client must have sent what is waited for
+    _waits_for: Reason = "head"
+    _send_by = NEVER  # when the client must have read what was written
+    _ended = False  # nothing that comes is read any more
+    _last_words: bytes | None = None  # an error's response, behind those that are due before it
+    _over_limit: bytes | None = None
+    _in_message = _in_body = _upgrade_offered = False
+    _messages = 0
+    _headers = _head_bytes = _without_body = _dropped = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._begin_head()
+        self._wait_for("head", self.limits.head_seconds)
+        if not self.table.add(self):
+            self._ended = True
+            transport.write(_NO_ROOM)
+            self._close("refused")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end_head()
+        self.table.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        head = self._head_number
-        super().data_received(data)
-        if self._head_bytes is not None and head == self._head_number:  # all of the data belong to one head
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.close()
+        self.last_active = self.loop.time()
+        if self._ended:
+            self._drop(len(data))
+            return
+        messages, self._without_body = self._messages, self._without_body + len(data)
+        while data and not self._ended:
+            try:
+                self.parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as offer:
+                data = self._head_without_upgrade() + data[offer.args[0] :]
+            except httptools.HttpParserError:
+                if not self._ended:  # else it is what follows a request that closes the connection
+                    self._refuse(self._over_limit or _MALFORMED)
+        # One head, or chunk extensions and trailers, over many packets: the parser gathers them where we do not see it.
+        if not self._ended and messages == self._messages and self._without_body > self.limits.head_bytes:
+            self._refuse(_HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
+        if self._ended:
+            raise _OverLimit
         super().on_message_begin()
-        self._head_number += 1
-        self._begin_head()
+        self._messages += 1
+        self._in_message = True
+        self._headers = self._head_bytes = self._without_body = 0
+        self._wait_for("head", self.limits.head_seconds)
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > self.limits.url_bytes:
+            self._over_limit = _URL_TOO_LONG
+            raise _OverLimit
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        limits = self.limits
+        self._headers += 1
+        self._head_bytes += len(name) + len(value)
+        if (
+            self._headers > limits.headers
+            or len(value) > limits.header_bytes
+            or self._head_bytes > limits.head_bytes
+        ):  # fmt: skip
+            self._over_limit = _HEAD_TOO_LARGE
+            raise _OverLimit
+        if self._in_body:
+            return  # a trailer: nothing in it is asked for
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._end_head()
+        if self.parser.should_upgrade():
+            self._upgrade_offered = True
+            return
         super().on_headers_complete()
-        if len(self.pipeline) > MAX_PIPELINED:
-            self.transport.close()
+        self._in_body = True
+        self._headers = self._head_bytes = self._without_body = 0
+        self._wait_for("body", self.limits.body_seconds)
+        if len(self.pipeline) > self.limits.pipelined:
+            self._ended = True
+            self._close("malformed")
 
-    def _begin_head(self) -> None:
-        if self._head_bytes is None:
-            self._head_bytes = 0
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+    def on_body(self, body: bytes) -> None:
+        self._without_body = 0
+        super().on_body(body)
 
-    def _end_head(self) -> None:
-        self._head_bytes = None
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def on_message_complete(self) -> None:
+        if self._upgrade_offered:
+            return
+        super().on_message_complete()
+        self._in_message = self._in_body = False
+        self._ended = self._ended or not self.cycle.keep_alive
+        if self.cycle.response_complete:
+            self._wait_for("idle", self.timeout_keep_alive)
+        else:
+            self._read_by = NEVER
+
+    def on_response_complete(self) -> None:
+        """In place of uvicorn's, whose timer for idle connections ends with the next byte, whatever it is."""
+        self.server_state.total_requests += 1
+        self.last_active = now = self.loop.time()
+        if self._send_by == NEVER:
+            self._send_by = now + self._sending_seconds()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._last_words is not None:
+            self._end_with(self._last_words)
+        elif not self._in_message:
+            self._wait_for("idle", self.timeout_keep_alive)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._send_by == NEVER:
+            self._send_by = self.loop.time() + self._sending_seconds()
+
+    def check(self, now: float) -> None:
+        """Close the connection if its client's time is up."""
+        if self._send_by != NEVER:
+            if self.transport.get_write_buffer_size() == 0:
+                self._send_by = NEVER
+            elif now >= self._send_by:
+                self.close_now("send")
+                return
+        if now >= self._read_by:
+            if self.flow.read_paused:  # it is not the client who keeps us waiting
+                self._read_by = now + self.limits.head_seconds
+            else:
+                self._close(self._waits_for)
+
+    def waits_for_client(self) -> bool:
+        """Whether it is the client's turn: to send, or to read."""
+        return self._read_by != NEVER or self.flow.write_paused
+
+    def close_now(self, reason: Reason) -> None:
+        """Close the connection without waiting for what is still to be read by the client."""
+        self._ended = True
+        self.table.closed[reason] += 1
+        self.transport.abort()
+
+    def _wait_for(self, what: Reason, seconds: float) -> None:
+        self._waits_for = what
+        self._read_by = self.loop.time() + seconds
+
+    def _sending_seconds(self) -> float:
+        limits = self.limits
+        return limits.send_seconds + self.transport.get_write_buffer_size() / limits.send_bytes_per_second
+
+    def _close(self, reason: Reason) -> None:
+        """Close the connection when the client has read what was written, or its time for that is up."""
+        self._ended = True
+        self._read_by = NEVER
+        if self._send_by == NEVER:
+            self._send_by = self.loop.time() + self._sending_seconds()
+        self.table.closed[reason] += 1
+        self.transport.close()
+
+    def _refuse(self, response: bytes) -> None:
+        """Answer what is no request, after the requests before it, and read nothing more."""
+        self._ended = True
+        cycle = self.cycle
+        if self._in_body:
+            if cycle.response_started:  # whoever sent it has had its response
+                self._close("malformed")
+                return
+            if self.pipeline:
+                self.pipeline.popleft()  # where the newest is
+                self._last_words = response
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        elif cycle is not None and not cycle.response_complete:
+            self._last_words = response
+            self._read_by = NEVER
+            return
+        self._end_with(response)
+
+    def _drop(self, size: int) -> None:
+        """Leave unread what comes after the end."""
+        self._dropped += size
+        if self._dropped > self.limits.dropped_bytes:
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.abort()
+            else:
+                self.transport.pause_reading()  # the answer that is due still goes out
+
+    def _end_with(self, response: bytes) -> None:
+        """Write the last response. The client may be sending still: one that is cut off would not see it."""
+        self.transport.write(response)
+        self._wait_for("malformed", self.limits.linger_seconds)
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head just parsed without the upgrade it offers, for a parser that has not stopped there."""
+        self._upgrade_offered = False
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            self._refuse(_NO_PROXY)
+            return b""
+        head = [b"%b %b HTTP/%b" % (method, self.url, version.encode())]
+        for name, value in self.headers:
+            kept = value
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                kept = b", ".join(token for token in tokens if token.lower() not in _OFFER)
+            if kept and name not in _OFFER:
+                head.append(b"%b: %b" % (name, kept))
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([*head, b"", b""])
 
 
-def use_bounded_protocol() -> None:
-    """Have every uvicorn server of this process that chooses its protocol itself choose this one."""
+class OperationsProtocol(BoundedProtocol):
+    """A connection to the operations port, which has room of its own."""
+
+    table = ConnectionTable(OPERATIONS_CONNECTIONS)
+
+
+def use_bounded_protocol(receive: Receive | None = None) -> None:
+    """Have the uvicorn servers of this process use the bounded protocol.
+
+    Those that choose their protocol later take it from uvicorn's table. One that runs already, and calls its
+    application's lifespan with this `receive`, is told: it makes its first connection after that.
+    """
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedProtocol.__name__}"
+    server = getattr(getattr(receive, "__self__", None), "config", None)
+    if isinstance(server, uvicorn.Config):
+        server.http_protocol_class = BoundedProtocol
+
+
+def connection_tables() -> dict[str, ConnectionTable]:
+    """The tables of open connections, by port."""
+    return {"service": BoundedProtocol.table, "operations": OperationsProtocol.table}
+
+
+def fit_connections(timeout_seconds: float) -> None:
+    """Bound connections by the files that may be open, and bodies by the time that a request may take."""
+    BoundedProtocol.table.limit = connections_that_fit(sum(map(len, connection_tables().values())))
+    BoundedProtocol.limits = ConnectionLimits(body_seconds=timeout_seconds + _LIMITS.head_seconds)

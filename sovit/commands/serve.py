@@ -30,6 +30,9 @@ def add_commands(commands: Any) -> None:
     serve.add_argument("--max-images", type=int, help="most images in one request")
     serve.add_argument("--max-body-bytes", type=int, help="largest request body")
     serve.add_argument("--max-queue-bytes", type=int, help="most bytes of all bodies under way")
+    serve.add_argument(
+        "--decode-memory", type=int, help="bytes for the images being decoded (default: a quarter of the memory)"
+    )
     serve.add_argument("--timeout-seconds", type=float, help="time a request may take")
     serve.add_argument("--decode-threads", type=int, help="threads that decode images (default: the cores and one)")
     serve.add_argument("--max-pixels", type=int, help="largest image, by its header (default: 50,000,000)")

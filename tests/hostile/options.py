@@ -26,10 +26,11 @@ def _bad_options() -> Iterator[Case]:
         "top_k=0x10", "top_k=nan", "top_k=%00", "top_k=1%00", "top_k=%FF", "top_k=" + "9" * 5000, "top_k=1&top_k=1",
         "top_k[]=1", "TOP_K=1", "on_error=", "on_error=skip", "on_error=ITEM", "on_error=item&on_error=item",
         "model=", "model=nope", "model=../../etc/passwd", "model=%00", "model=" + "a" * 5000, "unknown=1", "=1",
-        "%00=1", "%FF=1", "%3Cscript%3E=1", "images=" + BASE64[:100], "a=1&" * 500, "url=http://example.com/",
+        "%00=1", "%FF=1", "%3Cscript%3E=1", "images=" + BASE64[:100], "url=http://example.com/",
     )  # fmt: skip
     for number, query in enumerate(queries):
         yield request("bad option", f"query {number:02}", 400, PNG, "image/png", query=query)
+    yield request("bad option", "many fields", 414, PNG, "image/png", query="a=1&" * 500)
     embed = (
         "normalize=maybe", "normalize=", "normalize=2", "normalize=-1", "encoding=xml", "encoding=", "encoding=JSON",
         "encoding=json&encoding=json", "top_k=1",

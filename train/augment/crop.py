@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sovit.decode import DecodeOptions, ImageSource, check_size, decode, read_source, sniff
+from sovit.decode import DecodeOptions, ImageSource, check_size, decode, read_source
 from sovit.errors import ConfigError
+from sovit.header import sniff
 from sovit.jpeg import REDUCTIONS, JpegHeader, decode_jpeg, read_jpeg_header
 
 AREA: Final = (0.05, 1.0)  # of the image
