@@ -20,9 +20,9 @@ from serving.observing.log import log_as_json
 from serving.process.failed_start import end_process
 from serving.process.loader import Loader
 from serving.process.operations_server import operations_server
-from serving.process.protocol import fit_connections
 from serving.process.stop import stop_when_drained
 from serving.routes import Application, Route
+from serving.wire.protocol import fit_connections
 from serving.wire.replies import problem
 from sovit.errors import SoViTError
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.endpoint import WriteError, refuse
 from serving.process.loader import Loader
-from serving.process.protocol import use_bounded_protocol
+from serving.wire.protocol import use_bounded_protocol
 from serving.wire.replies import problem
 
 

@@ -18,7 +18,7 @@ from serving.entry.keys import read_keys
 from serving.observing.log import log_as_json
 from serving.process.failed_start import give_up
 from serving.process.loader import Loader
-from serving.process.protocol import use_bounded_protocol
+from serving.wire.protocol import use_bounded_protocol
 from sovit.errors import SoViTError
 
 _PR_SET_PDEATHSIG: Final = 1

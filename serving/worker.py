@@ -20,7 +20,7 @@ from serving.observing.metrics import Metrics
 from serving.observing.recent import Recent
 from serving.observing.trace import Tracer
 from serving.observing.tracer import open_tracer
-from serving.process.protocol import connection_tables
+from serving.wire.protocol import connection_tables
 from sovit.cores import available_cores
 from sovit.errors import Draining, NotReady
 from sovit.machine import total_memory

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.process.connections import ConnectionLimits
+from serving.wire.connections import ConnectionLimits
 from sovit.artifact import Artifact
 from sovit.process import free_port, serving, sovit_serve
 from tests.conftest import jpeg

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.process.connections import ConnectionLimits
+from serving.wire.connections import ConnectionLimits
 from sovit.artifact import Artifact
 from sovit.client import Client
 from sovit.process import free_port, serving, sovit_serve

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from serving.observing.record import STAGES, Outcome, Record
-from serving.process.connections import ConnectionTable
 
 # BentoML has its workers keep their counters in files, to add them up: read when the package is imported. There is one
 # worker, and memory does.
@@ -42,10 +41,22 @@ class ModelState(NamedTuple):
     queue_images: int
 
 
+class Connections(Protocol):
+    """What is counted of one port's connections: those open, how many there may be, and those closed by reason."""
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def closed(self) -> Mapping[str, int]: ...
+
+    def __len__(self) -> int: ...
+
+
 class _ConnectionCollector(Collector):
     """Reads the tables of connections, by the port they belong to, when a scrape asks."""
 
-    def __init__(self, tables: Mapping[str, ConnectionTable]) -> None:
+    def __init__(self, tables: Mapping[str, Connections]) -> None:
         self._tables = tables
 
     def collect(self) -> Iterator[Metric]:
@@ -67,7 +78,7 @@ class _ConnectionCollector(Collector):
 class Metrics:
     """The service's counters. `tables` are those of its open connections, by port."""
 
-    def __init__(self, tables: Mapping[str, ConnectionTable]) -> None:
+    def __init__(self, tables: Mapping[str, Connections]) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(_ConnectionCollector(tables))

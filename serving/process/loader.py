@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from serving.config import ServeConfig
-from serving.process.protocol import fit_connections
+from serving.wire.protocol import fit_connections
 from serving.worker import Worker, start_worker
 from sovit.errors import SoViTError
 

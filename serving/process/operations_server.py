@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from serving.config import ServeConfig
-from serving.process.protocol import OperationsProtocol
+from serving.wire.protocol import OperationsProtocol
 from sovit.errors import ServiceError
 
 

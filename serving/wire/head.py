@@ -1,6 +1,6 @@
 """What is read of a request's head: fields of the query, and headers that hold lists, bounded before they are parsed.
 
-serving/process/protocol.py bounds the head as a whole.
+serving/wire/protocol.py bounds the head as a whole.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sovit.errors import HeadersTooLarge, UnsupportedMediaType, UrlTooLong
 
 MAX_QUERY_FIELDS: Final = 64
 MAX_ACCEPT_BYTES: Final = 2_048  # browsers send some 150
-MAX_LIST_ITEMS: Final = 64
+MAX_LIST_ITEMS: Final = 32
 
 
 def query_fields(request: Request) -> list[tuple[str, str]]:

@@ -92,19 +92,20 @@ def accepted_encoding(accept: str) -> Encoding:
     """The form of reply that an Accept header asks for: what it prefers of what there is. Raises `NotAcceptable`."""
     best: tuple[float, Encoding] | None = None
     for part in accept.split(","):
-        media_type, *parameters = (word.strip().lower() for word in part.split(";"))
-        encoding = _ACCEPTED.get(media_type)
-        weight = _weight(parameters)
-        if encoding is not None and weight > 0 and (best is None or weight > best[0]):
+        media_type, _, parameters = part.partition(";")
+        if (encoding := _ACCEPTED.get(media_type.strip().lower())) is None:
+            continue
+        weight = _weight(parameters.lower())
+        if weight > 0 and (best is None or weight > best[0]):
             best = weight, encoding
     if best is None:
         raise NotAcceptable(f"replies come as {JSON}, {NPY} or {ARROW}.")
     return best[1]
 
 
-def _weight(parameters: list[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
+def _weight(parameters: str) -> float:
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.strip().partition("=")
         if name == "q":
             try:
                 return float(value)

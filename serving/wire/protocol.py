@@ -17,7 +17,7 @@ import uvicorn.config
 from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.process.connections import (
+from serving.wire.connections import (
     NEVER,
     OPERATIONS_CONNECTIONS,
     ConnectionLimits,
@@ -191,11 +191,15 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self.loop.call_at(self.table.next_turn(now), self._start_next)
         elif self._last_words is not None:
             self._end_with(self._last_words)
         elif not self._in_message:
             self._wait_for("idle", self.timeout_keep_alive)
+
+    def _start_next(self) -> None:
+        if self.pipeline and not self.transport.is_closing():
+            self._start_asgi_task(*self.pipeline.pop())
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -14,11 +14,12 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 logger = logging.getLogger(__name__)
 
 NEVER: Final = math.inf  # a deadline
+PIPELINED_SECONDS: Final = 0.001  # between two pipelined requests of all connections
 SWEEP_SECONDS: Final = 0.5
 OPERATIONS_CONNECTIONS: Final = 32
 _RESERVED_DESCRIPTORS: Final = 64  # for files, the worker's own pipes, and newcomers that are about to be closed
@@ -73,10 +74,11 @@ class ConnectionTable:
 
     def __init__(self, limit: int = _UNLIMITED) -> None:
         self.limit = limit
-        self.closed: Counter[Reason] = Counter()
+        self.closed: Counter[str] = Counter(dict.fromkeys(get_args(Reason), 0))
         self._connections: set[Connection] = set()
         self._sweeping: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
         self._short_since: float | None = None
+        self._next_turn = 0.0
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -97,6 +99,15 @@ class ConnectionTable:
     def discard(self, connection: Connection) -> None:
         """The connection is gone."""
         self._connections.discard(connection)
+
+    def next_turn(self, now: float) -> float:
+        """When the next pipelined request may begin: they share a rate, lest they crowd out those who wait for answers.
+
+        A client that pipelines keeps the event loop busy for as long as it likes, with a request in every turn.
+        """
+        turn = max(now, self._next_turn)
+        self._next_turn = turn + PIPELINED_SECONDS
+        return turn
 
     def _make_room(self) -> bool:
         waiting = sorted(
