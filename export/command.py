@@ -22,8 +22,8 @@ from sovit.preprocess import Preprocess
 from sovit.runtime.open import parity_runtimes
 from sovit.runtime.tensorrt.compile import compile_plan
 from sovit.runtime.tensorrt.cuda import current_gpu
+from sovit.runtime.tensorrt.library import TENSORRT
 from sovit.runtime.tensorrt.options import CompileOptions, compile_options
-from sovit.runtime.tensorrt.runtime import load_tensorrt
 
 
 def export(arguments: argparse.Namespace) -> Result:
@@ -81,7 +81,7 @@ def _compile_options(arguments: argparse.Namespace) -> CompileOptions | None:
     """How to compile for `--to tensorrt`. What is missing here for that is said before the work."""
     given = compile_options(arguments)
     if arguments.to == "tensorrt":
-        load_tensorrt()
+        TENSORRT.load()
         current_gpu()
         return given
     if replace(given, batch=None) != CompileOptions():

@@ -27,6 +27,7 @@ from sovit.preprocess import Preprocess
 
 OPSET: Final = OPSETS[-1]  # 23 is the first with Attention; Gelu is in since 20
 IR_VERSION: Final = 11
+MAP_HEAD: Final = "map_head"
 Rest = Literal["fp32", "fp16", "bf16"]
 Products = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
@@ -166,7 +167,7 @@ class _ViTGraph:
             x_BND = self._as(x_BND, graph.node("Slice", x_BND, *limits))
         if config.pool == "gap":
             return graph.node("ReduceMean", self._widen(x_BND), graph.constant("axis.1", [1]), keepdims=0)
-        return self._map_head(x_BND, "map_head")
+        return self._map_head(x_BND, MAP_HEAD)
 
     def _map_head(self, x_BND: str, name: str) -> str:
         graph, weights = self._graph, self._weights
@@ -197,10 +198,12 @@ class _ViTGraph:
         graph, heads = self._graph, self._config.num_heads
         if self._types == Types("int8", "fp32") and f"{name}.q" in self._ranges:
             return self._quantized_attention(q_BND, k_BND, v_BND, name)
-        attributes: dict[str, Any] = {"q_num_heads": heads, "kv_num_heads": heads, "scale": 1.0}
-        if self._types.rest != "fp32":
-            attributes["softmax_precision"] = int(TensorProto.FLOAT)
-        return graph.node("Attention", q_BND, k_BND, v_BND, **attributes)
+        if self._types.products == "fp8" and f"{name}.q" in self._ranges and name != MAP_HEAD:
+            # GPUs that fuse attention in fp8 take all three so; others read past this (runtime/tensorrt/network.py).
+            q_BND = self._quantize(q_BND, f"{name}.q", self._query_scale)
+            k_BND, v_BND = self._quantize(k_BND, f"{name}.k"), self._quantize(v_BND, f"{name}.v")
+        # No softmax_precision: runtimes compute the same without it, and TensorRT refuses it (docs/adr/0011).
+        return graph.node("Attention", q_BND, k_BND, v_BND, q_num_heads=heads, kv_num_heads=heads, scale=1.0)
 
     def _quantized_attention(self, q_BND: str, k_BND: str, v_BND: str, name: str) -> str:
         """Attention in its parts, so that a CPU runtime can take q, k and v as int8; probabilities stay float32."""

@@ -17,7 +17,7 @@ from sovit.cores import available_cores
 from sovit.jsonio import STRICT
 
 _UNKNOWN_MEMORY: Final = 4 << 30
-_ENGINES: Final = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+_ENGINES: Final = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-bindings")
 
 
 @dataclass(frozen=True, kw_only=True)

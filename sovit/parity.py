@@ -43,12 +43,20 @@ _QUANTIZED: Final = {
 }
 TOLERANCES: Final[dict[tuple[str, str], Tolerance]] = {
     **{(runtime, "fp32"): _EXACT for runtime in ("torch", "onnxruntime", "openvino")},
-    **{(runtime, "fp32"): _GPU for runtime in ("torch-cuda", "onnxruntime-cuda", "tensorrt")},
+    **{(runtime, "fp32"): _GPU for runtime in ("torch-cuda", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")},
     ("onnxruntime-tensorrt", "fp32"): _TF32,
     **{("torch-cuda", precision): bound for precision, bound in _HALF.items()},
     **{
         (runtime, precision): bound
-        for runtime in ("torch", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
+        for runtime in (
+            "torch",
+            "onnxruntime",
+            "openvino",
+            "onnxruntime-cuda",
+            "onnxruntime-tensorrt",
+            "tensorrt",
+            "tensorrt-rtx",
+        )
         for precision, bound in {**_HALF, **_QUANTIZED}.items()
     },
 }

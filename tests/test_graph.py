@@ -65,7 +65,7 @@ BLOCK: dict[str, dict[str, int]] = {
         "Transpose": 4, "Gelu": 1, "QuantizeLinear": 7, "DequantizeLinear": 11,
     },
     "int8-bf16": {**PLAIN, "Cast": 6, "QuantizeLinear": 4, "DequantizeLinear": 8},
-    "fp8-bf16": {**PLAIN, "Cast": 6, "QuantizeLinear": 4, "DequantizeLinear": 8},
+    "fp8-bf16": {**PLAIN, "Cast": 6, "QuantizeLinear": 7, "DequantizeLinear": 11},  # q, k and v of attention too
 }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def plan(artifact: Artifact, **changes: Any) -> Plan:
 
 def store(artifact: Artifact, **changes: Any) -> Path:
     described = plan(artifact, **changes)
-    path = plan_path(artifact.sha256, H100, VERSION, described.hardware_compatibility)
+    path = plan_path(artifact.sha256, H100, "tensorrt", VERSION, described.hardware_compatibility)
     write_plan(path, CONTENT, described)
     return path
 
@@ -52,12 +52,12 @@ def store(artifact: Artifact, **changes: Any) -> Path:
 def test_a_plan_is_found_where_it_was_made(exported: Artifact) -> None:
     path = store(exported)
     assert path.name == "nvidia-h100-80gb-hbm3-9.0-tensorrt-11.4.0.106.plan"
-    assert find_plan(exported, H100, VERSION) == (plan(exported), CONTENT)
+    assert find_plan(exported, H100, "tensorrt", VERSION) == (plan(exported), CONTENT)
 
 
 def test_none_says_how_to_get_one(exported: Artifact) -> None:
     with pytest.raises(PlanMismatch, match=r"is not compiled on this machine: run `sovit compile .*artifact`\.$"):
-        find_plan(exported, H100, VERSION)
+        find_plan(exported, H100, "tensorrt", VERSION)
 
 
 @pytest.mark.parametrize(
@@ -65,34 +65,34 @@ def test_none_says_how_to_get_one(exported: Artifact) -> None:
 )
 def test_one_for_something_else_is_named(exported: Artifact, gpu: Gpu, version: str) -> None:
     store(exported)
-    with pytest.raises(PlanMismatch, match=r"is compiled for NVIDIA H100 80GB HBM3 with TensorRT 11\.4\.0\.106, and"):
-        find_plan(exported, gpu, version)
+    with pytest.raises(PlanMismatch, match=r"is compiled for NVIDIA H100 80GB HBM3 with tensorrt 11\.4\.0\.106, and"):
+        find_plan(exported, gpu, "tensorrt", version)
 
 
 def test_hardware_compatible_plans_run_elsewhere(exported: Artifact) -> None:
     path = store(exported, hardware_compatibility="same_compute_capability")
-    assert find_plan(exported, H200, VERSION)[1] == CONTENT
+    assert find_plan(exported, H200, "tensorrt", VERSION)[1] == CONTENT
     with pytest.raises(PlanMismatch):
-        find_plan(exported, A10, VERSION)
+        find_plan(exported, A10, "tensorrt", VERSION)
     path.unlink()
     path.with_suffix(".json").unlink()
     store(exported, hardware_compatibility="ampere_plus")
-    assert find_plan(exported, A10, VERSION)[1] == CONTENT
+    assert find_plan(exported, A10, "tensorrt", VERSION)[1] == CONTENT
     with pytest.raises(PlanMismatch, match="was compiled for NVIDIA H100 80GB HBM3, and this is Tesla T4"):
-        find_plan(exported, T4, VERSION)
+        find_plan(exported, T4, "tensorrt", VERSION)
 
 
 def test_the_plan_for_this_very_gpu_goes_first(exported: Artifact) -> None:
     store(exported, hardware_compatibility="ampere_plus")
     store(exported)
-    assert find_plan(exported, H100, VERSION)[0].hardware_compatibility == "none"
+    assert find_plan(exported, H100, "tensorrt", VERSION)[0].hardware_compatibility == "none"
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"artifact_sha256": "0" * 64}, "was compiled from another artifact"),
-        ({"tensorrt": "10.14.1.48"}, "was compiled by TensorRT 10.14.1.48, and this is 11.4.0.106"),
+        ({"tensorrt": "10.14.1.48"}, "was compiled by tensorrt 10.14.1.48, and this is tensorrt 11.4.0.106"),
         ({"gpu": "NVIDIA H200"}, "was compiled for NVIDIA H200, and this is NVIDIA H100 80GB HBM3"),
         ({"compute_capability": "8.6"}, "was compiled for NVIDIA H100 80GB HBM3"),
         ({"plan_sha256": "0" * 64}, "does not have the hash in its description, it is damaged"),
@@ -102,7 +102,7 @@ def test_the_plan_for_this_very_gpu_goes_first(exported: Artifact) -> None:
 def test_a_copied_plan_is_refused(exported: Artifact, changes: dict[str, Any], sentence: str) -> None:
     store(exported, **changes)
     with pytest.raises(PlanMismatch, match=sentence + r".*: run `sovit compile .*`\.$") as caught:
-        find_plan(exported, H100, VERSION)
+        find_plan(exported, H100, "tensorrt", VERSION)
     assert str(caught.value).count(". ") == 0
 
 
@@ -135,7 +135,7 @@ def _unknown_field(path: Path) -> None:
 def test_a_damaged_one_is_refused(exported: Artifact, damage: Callable[[Path], None], sentence: str) -> None:
     damage(store(exported))
     with pytest.raises(PlanMismatch, match=rf"{sentence}.*: run `sovit compile .*`\.$"):
-        find_plan(exported, H100, VERSION)
+        find_plan(exported, H100, "tensorrt", VERSION)
 
 
 def test_a_plan_that_is_being_replaced_is_not_found_half(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,11 +151,11 @@ def test_a_plan_that_is_being_replaced_is_not_found_half(exported: Artifact, mon
         write_plan(path, b"newer machine code", plan(exported))
     assert path.read_bytes() == b"newer machine code"
     with pytest.raises(PlanMismatch, match="no description"):
-        find_plan(exported, H100, VERSION)
+        find_plan(exported, H100, "tensorrt", VERSION)
 
 
 def test_a_damaged_description_hides_no_other(exported: Artifact) -> None:
     path = store(exported)
     (path.parent / "a.json").write_text("{")
     with pytest.raises(PlanMismatch, match="is compiled for NVIDIA H100"):
-        find_plan(exported, A10, VERSION)
+        find_plan(exported, A10, "tensorrt", VERSION)

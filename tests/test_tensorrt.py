@@ -22,8 +22,9 @@ from sovit.errors import (
 from sovit.runtime.batches import batch_sizes
 from sovit.runtime.tensorrt.compile import compile_plan
 from sovit.runtime.tensorrt.cuda import current_gpu
+from sovit.runtime.tensorrt.library import TENSORRT
 from sovit.runtime.tensorrt.options import CompileOptions
-from sovit.runtime.tensorrt.runtime import load_tensorrt, open_tensorrt
+from sovit.runtime.tensorrt.runtime import open_tensorrt
 from tests.fixtures_tensorrt import SMALL, VERSIONS, FakeGpu, assert_right, images, install
 
 
@@ -163,7 +164,7 @@ def test_without_a_plan_the_sentence_says_what_to_run(gpu: FakeGpu, exported: Ar
 def compiled(exported: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Artifact]:
     """The tiny artifact, compiled for the GPU of this machine."""
     try:
-        load_tensorrt()
+        TENSORRT.load()
         current_gpu()
     except SoViTError as error:
         pytest.skip(str(error))

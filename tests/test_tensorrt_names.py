@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tests.fake_tensorrt as doubles
-from tests.golden.write_tensorrt_names import GOLDEN, arguments, missing, used_names
+from tests.golden.write_tensorrt_names import GOLDEN, RTX_ONLY, arguments, missing, used_names
 
 
 def library() -> Path:
@@ -21,10 +21,17 @@ def library() -> Path:
 
 
 def test_every_name_we_use_is_in_both_majors() -> None:
-    used = used_names()
+    used = used_names() - RTX_ONLY
     assert {"execute_async_v3", "decomposable", "TF32", "phase_start", "get_timing_cache", "UINT8"} <= used
     assert used == set(json.loads(GOLDEN.read_text())["identifiers"]), "run tests/golden/write_tensorrt_names.py"
     assert not missing(used, library())
+
+
+def test_every_name_we_use_is_in_tensorrt_for_rtx() -> None:
+    spec = importlib.util.find_spec("tensorrt_rtx_bindings")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("tensorrt-rtx-cu13-bindings is not installed: it is for Linux and Windows on x86-64")
+    assert not missing(used_names() | RTX_ONLY, Path(spec.submodule_search_locations[0]) / "tensorrt_rtx.so")
 
 
 @pytest.mark.parametrize("major", ["10", "11"])

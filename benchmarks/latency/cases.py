@@ -166,6 +166,6 @@ def _runtimes(artifact: Artifact, asked: Sequence[str], no_torch: str) -> dict[s
     reasons = {
         **dict.fromkeys(TORCH, no_torch),
         **dict.fromkeys(here, ""),
-        "tensorrt": "" if "tensorrt" in here else uncompiled,
+        **{name: "" if name in here else uncompiled for name in ("tensorrt", "tensorrt-rtx")},
     }
     return {name: reasons.get(name, away) for name in dict.fromkeys(best[0] if one == AUTO else one for one in asked)}

@@ -13,7 +13,7 @@ from sovit.commands.result import Result, aligned
 from sovit.config import PositionResampling
 from sovit.errors import ConfigError
 from sovit.preprocess import Interpolation, ResizeRule
-from sovit.runtime.tensorrt.options import add_compile_options
+from sovit.runtime.tensorrt.options import add_compile_options, add_library_options
 from sovit.spec import Score
 
 
@@ -152,9 +152,10 @@ def _add_compiling(commands: Any) -> None:
         commands,
         "compile",
         by_name("sovit.runtime.tensorrt.command", "compile_artifact"),
-        "compile an artifact with TensorRT for this machine's GPU",
+        "compile an artifact with TensorRT for this machine's GPU, or for RTX GPUs elsewhere",
     )
     compiling.add_argument("artifact", metavar="ARTIFACT")
+    add_library_options(compiling)
     add_compile_options(compiling)
     with_json(compiling)
 

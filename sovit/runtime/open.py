@@ -18,10 +18,10 @@ from sovit.runtime.ort import Name as OrtName
 from sovit.runtime.ort import has_provider
 from sovit.runtime.profile import AUTO, Goal, Setting, tuned_setting
 
-RUNTIMES: Final = (AUTO, *get_args(OrtName), "openvino", "tensorrt", "fake")
+RUNTIMES: Final = (AUTO, *get_args(OrtName), "openvino", "tensorrt", "tensorrt-rtx", "fake")
 # The other one builds its engine anew at every start, which takes minutes.
 _ORT_ON_GPU: Final[tuple[OrtName, ...]] = ("onnxruntime-cuda", "onnxruntime-tensorrt")
-ON_GPU: Final = ("tensorrt", *_ORT_ON_GPU)
+ON_GPU: Final = ("tensorrt", "tensorrt-rtx", *_ORT_ON_GPU)
 
 # Which runtimes compute what on a CPU, the faster first: ONNX Runtime has no bf16 products.
 _ON_CPU: Final[dict[str, tuple[str, ...]]] = {
@@ -46,10 +46,11 @@ def parity_runtimes(precision: Precision) -> list[str]:
 def installed_runtimes(artifact: Artifact) -> list[str]:
     """The runtimes that can take an artifact here, the likely fastest first: the GPU's, or without one the CPU's."""
     if this_machine().gpu:
+        from sovit.runtime.tensorrt.library import LIBRARIES
         from sovit.runtime.tensorrt.runtime import is_compiled
 
-        if is_compiled(artifact):
-            return ["tensorrt", *(name for name in _ORT_ON_GPU if has_provider(name))]
+        if compiled := [name for name, library in LIBRARIES.items() if is_compiled(artifact, library)]:
+            return [*compiled, *(name for name in _ORT_ON_GPU if has_provider(name))]
         if on_gpu := [name for name in _ORT_ON_GPU if has_provider(name)]:
             return [*on_gpu]
     return parity_runtimes(artifact.manifest.precision)
@@ -98,10 +99,11 @@ def open_lanes(artifact: Artifact, setting: Setting, *, keep_compiled: bool = Fa
 
         cache = compiled_folder(artifact.sha256, setting.threads, lanes) if keep_compiled else None
         return [*open_openvino(artifact.graph, threads=setting.threads, lanes=lanes, cache=cache, **declared)]
-    if name == "tensorrt":
+    if name in ("tensorrt", "tensorrt-rtx"):
+        from sovit.runtime.tensorrt.library import LIBRARIES
         from sovit.runtime.tensorrt.runtime import open_tensorrt
 
-        return [*open_tensorrt(artifact, lanes=lanes)]
+        return [*open_tensorrt(artifact, LIBRARIES[name], lanes=lanes)]  # type: ignore[index]
     if name == "fake":
         from sovit.runtime.fake import FakeRuntime
 

@@ -18,7 +18,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "tensorrt_names.json"
-SOURCES = ("sovit/runtime/tensorrt/compile.py", "sovit/runtime/tensorrt/runtime.py")
+SOURCES = tuple(f"sovit/runtime/tensorrt/{name}.py" for name in ("library", "network", "compile", "runtime"))
+# What only TensorRT for RTX has, which can be imported and is asked itself.
+RTX_ONLY = {
+    "ComputeCapability", "num_compute_capabilities", "set_compute_capability", "create_runtime_config",
+    "create_runtime_cache", "set_runtime_cache", "deserialize", "set_execution_context_allocation_strategy",
+    "dynamic_shapes_kernel_specialization_strategy", "DynamicShapesKernelSpecializationStrategy", "EAGER",
+    "cuda_graph_strategy", "CudaGraphStrategy", "DISABLED",
+}  # fmt: skip
 _SYMBOLS, _RELOCATIONS, _NO_BITS, _RELATIVE = 2, 4, 8, 8
 _DOCSTRING = re.compile(r"_ZN8tensorrt\d+(\w+?)DocL\d+(\w+?)E(?:\.|$)")
 
@@ -40,7 +47,7 @@ def used_names() -> set[str]:
             if isinstance(node, ast.ClassDef) and any(_root(base) == "trt" for base in node.bases):
                 methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
                 found |= {name for name in methods if not name.startswith("_")}
-                own |= {"forget", "reason", "interrupted"} & (methods | {"interrupted"})
+                own |= {"forget", "reason", "errors", "interrupted"} & (methods | {"interrupted"})
         for _ in range(3):  # what comes from what came
             foreign |= _assigned(tree, foreign)
         for node in ast.walk(tree):
@@ -125,9 +132,10 @@ def _path(node: ast.AST) -> str:
 
 if __name__ == "__main__":
     library = Path(sys.argv[1])
-    known = {name: names for name, names in arguments(library).items() if name.split(".")[1] in used_names()}
+    used = used_names() - RTX_ONLY
+    known = {name: names for name, names in arguments(library).items() if name.split(".")[1] in used}
     written = {
-        "identifiers": sorted(used_names() - missing(used_names(), library)),
+        "identifiers": sorted(used - missing(used, library)),
         "arguments": dict(sorted(known.items())),
     }
     GOLDEN.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Compile an artifact into a TensorRT plan for the GPU of this machine.
+"""Compile an artifact into an engine: a plan for the GPU of this machine, or an engine that travels.
 
     model.onnx -> parse -> build (minutes) -> plan in the cache -> parity on the artifact's reference -> description
 
@@ -7,6 +7,8 @@ TensorRT only compiles what the ONNX file says: the network is strongly typed, s
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +22,9 @@ from sovit.errors import ConfigError, RuntimeFailure
 from sovit.parity import Parity, measure_parity
 from sovit.progress import progress
 from sovit.runtime.tensorrt.cuda import Gpu, current_gpu
+from sovit.runtime.tensorrt.engine_folder import EngineDescription, read_engine, require_fit, write_engine
+from sovit.runtime.tensorrt.library import TENSORRT, TENSORRT_RTX, Library, log_of
+from sovit.runtime.tensorrt.network import AttentionPlan, Fusion, Part, attention_plans, model_parts, parse
 from sovit.runtime.tensorrt.options import CompileOptions
 from sovit.runtime.tensorrt.plan import (
     Plan,
@@ -29,7 +34,13 @@ from sovit.runtime.tensorrt.plan import (
     since_ampere,
     write_plan,
 )
-from sovit.runtime.tensorrt.runtime import load_tensorrt, open_plan, tensorrt_log
+from sovit.runtime.tensorrt.runtime import open_plan
+
+_ABOUT_ATTENTION: Final = re.compile("attention|decompos|implementation", re.IGNORECASE)
+_FP8_CAPABILITIES: Final = ("8.9", "12.0", "12.1")  # of those that TensorRT for RTX builds for
+_WRONG_TYPE: Final = re.compile(r"Cannot compile for target\(s\) ([^,]*),.*datatypes: ([^.]*)\.")
+_TYPES: Final = {"b16": "bf16", "fp8_e4m3": "fp8"}
+_ALTERNATIVES: Final = {"fp8": "int8-bf16", "bf16": "fp16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,98 +52,235 @@ class CompiledPlan:
     plan: Plan
 
 
-def compile_plan(artifact: Artifact, options: CompileOptions | None = None) -> CompiledPlan:
+@dataclass(frozen=True)
+class Engine:
+    """What the builder made: the engine, and what became of the attention of each part of the model."""
+
+    content: bytes
+    attention: dict[Part, Fusion]
+
+
+def compile_plan(
+    artifact: Artifact, options: CompileOptions | None = None, library: Library = TENSORRT
+) -> CompiledPlan:
     """Build the plan of an artifact for this machine's GPU, check its parity there and keep it in the cache.
 
-    Takes minutes. Raises `MissingDependency` without TensorRT or a GPU, `RuntimeFailure` with TensorRT's reason where
-    it cannot build, and `ParityError` where the plan computes something else; an older plan is then still there.
+    Takes minutes. Raises `MissingDependency` without the library or a GPU, `RuntimeFailure` with its reason where it
+    cannot build, and `ParityError` where the plan computes something else; an older plan is then still there.
     """
     options = options or CompileOptions()
-    trt = load_tensorrt()
+    trt = library.load()
     gpu = current_gpu()
     if options.hardware_compatibility == "ampere_plus" and not since_ampere(gpu):
         raise ConfigError(f"a plan for Ampere and newer cannot be built on {gpu.name}: leave ampere_plus out.")
     batch = options.batch or artifact.manifest.batch
-    content = _build(trt, artifact, options, batch, gpu)
-    path = plan_path(artifact.sha256, gpu, trt.__version__, options.hardware_compatibility)
-    plan = Plan(
-        artifact_sha256=artifact.sha256,
-        plan_sha256=bytes_sha256(content),
-        gpu=gpu.name,
-        compute_capability=gpu.compute_capability,
-        tensorrt=trt.__version__,
-        hardware_compatibility=options.hardware_compatibility,
-        batch=batch,
-        workspace_gib=options.workspace_gib,
-        builder_level=options.builder_level,
-        parity=_parity(artifact, content),
+    engine = build_engine(trt, library, artifact, options, gpu=gpu)
+    return _keep(
+        library,
+        artifact,
+        engine.content,
+        Plan(
+            artifact_sha256=artifact.sha256,
+            plan_sha256=bytes_sha256(engine.content),
+            gpu=gpu.name,
+            compute_capability=gpu.compute_capability,
+            library=library.name,
+            tensorrt=trt.__version__,
+            hardware_compatibility=options.hardware_compatibility,
+            batch=batch,
+            workspace_gib=options.workspace_gib,
+            builder_level=options.builder_level,
+            attention=dict(engine.attention),
+            parity=_parity(artifact, engine.content, library),
+        ),
+        gpu,
     )
+
+
+def compile_engine(artifact: Artifact, out: Path, options: CompileOptions | None = None) -> EngineDescription:
+    """Build an engine for RTX GPUs into a folder that may be taken to them. Needs no GPU.
+
+    Raises `MissingDependency` without TensorRT for RTX, `ConfigError` for a compute capability that it does not build
+    for, and `RuntimeFailure` with its reason where it cannot build; the folder is then as it was.
+    """
+    options = options or CompileOptions()
+    library = TENSORRT_RTX
+    trt = library.load()
+    capabilities = options.compute_capabilities
+    if not capabilities and artifact.manifest.precision == "fp8-bf16":
+        capabilities = _FP8_CAPABILITIES
+    _check_capabilities(trt, capabilities)
+    with write_engine(out) as write:
+        engine = build_engine(trt, library, artifact, options, capabilities=capabilities)
+        return write(
+            engine.content,
+            EngineDescription(
+                artifact_sha256=artifact.sha256,
+                name=artifact.manifest.name,
+                precision=artifact.manifest.precision,
+                engine_sha256=bytes_sha256(engine.content),
+                bytes=len(engine.content),
+                library=library.name,
+                tensorrt=trt.__version__,
+                compute_capabilities=capabilities,
+                batch=options.batch or artifact.manifest.batch,
+                builder_level=options.builder_level,
+                attention=dict(engine.attention),
+            ),
+        )
+
+
+def take_engine(artifact: Artifact, folder: Path) -> CompiledPlan:
+    """Check an engine that was built elsewhere for an artifact, and keep it as the plan of this machine's GPU.
+
+    Raises `PlanMismatch` for a folder that is damaged, or made for another artifact, version or GPU: the engine is not
+    loaded then. Raises `ParityError` where it computes something else than the artifact.
+    """
+    content, engine = read_engine(folder, artifact)
+    library = TENSORRT_RTX
+    trt, gpu = library.load(), current_gpu()
+    require_fit(folder, engine, artifact, trt.__version__, gpu)
+    return _keep(
+        library,
+        artifact,
+        content,
+        Plan(
+            artifact_sha256=artifact.sha256,
+            plan_sha256=engine.engine_sha256,
+            gpu=gpu.name,
+            compute_capability=gpu.compute_capability,
+            library=library.name,
+            tensorrt=trt.__version__,
+            hardware_compatibility="none",
+            batch=engine.batch,
+            workspace_gib=None,
+            builder_level=engine.builder_level,
+            attention=engine.attention,
+            parity=_parity(artifact, content, library),
+        ),
+        gpu,
+    )
+
+
+def _keep(library: Library, artifact: Artifact, content: bytes, plan: Plan, gpu: Gpu) -> CompiledPlan:
+    path = plan_path(artifact.sha256, gpu, library.name, plan.tensorrt, plan.hardware_compatibility)
     write_plan(path, content, plan)
     return CompiledPlan(path=path, bytes=len(content), plan=plan)
 
 
-def _parity(artifact: Artifact, content: bytes) -> Parity:
+def _parity(artifact: Artifact, content: bytes, library: Library) -> Parity:
     """The plan's outputs for the reference images, run as a service would run them."""
     images, reference = artifact.reference()
-    (runtime,) = open_plan(artifact, content)
+    (runtime,) = open_plan(artifact, content, library)
     try:
         return measure_parity(runtime, images, reference).require()
     finally:
         runtime.close()
 
 
-def _build(trt: Any, artifact: Artifact, options: CompileOptions, batch: tuple[int, int, int], gpu: Gpu) -> bytes:
-    """Parse and build. Raises `RuntimeFailure` with TensorRT's own reason."""
-    log = tensorrt_log(trt)
-    log.forget()
-    with _border(f"TensorRT cannot compile {artifact.folder}", log):
+def build_engine(
+    trt: Any,
+    library: Library,
+    artifact: Artifact,
+    options: CompileOptions,
+    *,
+    gpu: Gpu | None = None,
+    capabilities: tuple[str, ...] = (),
+) -> Engine:
+    """Parse and build, for this GPU or for compute capabilities (none: the library's default).
+
+    Attention is fused where there is a kernel: plans are tried from the best on, until one builds. Raises
+    `RuntimeFailure` with the library's own reason.
+    """
+    log = log_of(trt)
+    first, *others = attention_plans(artifact)
+    for plan in (first, *others):
+        log.forget()
+        with _quiet() if plan != (first, *others)[-1] else ExitStack():
+            content = _build(trt, library, artifact, options, plan, gpu, capabilities)
+        if content is not None:
+            return Engine(content, {part: plan.of(part) for part in model_parts(artifact)})
+        if not (plan.fp8 or _ABOUT_ATTENTION.search(log.errors() or log.reason())):
+            break
+    raise RuntimeFailure(_why_not(library, artifact, log))
+
+
+def _build(
+    trt: Any,
+    library: Library,
+    artifact: Artifact,
+    options: CompileOptions,
+    plan: AttentionPlan,
+    gpu: Gpu | None,
+    capabilities: tuple[str, ...],
+) -> bytes | None:
+    """One build; None where the builder refuses, and has said why to its log."""
+    log = log_of(trt)
+    batch = options.batch or artifact.manifest.batch
+    with _border(f"{library.title} cannot compile {artifact.folder}", log):
         builder = trt.Builder(log)
-        # 10.x needs the flag; 11.x knows nothing else, and ignores it.
+        # 10.x needs the flag; 11.x and TensorRT for RTX know nothing else, and ignore it.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, log)  # owns what it parsed: alive until the build is done
-        _parse(parser, artifact)
-        _let_attention_fall_apart(trt, network)
+        kept = parse(trt, library, network, artifact, plan)
         config = builder.create_builder_config()
         profile = builder.create_optimization_profile()
         for tensor in artifact.manifest.inputs:
             shapes = [tuple(size if side == "B" else side for side in tensor.shape) for size in batch]
             profile.set_shape(tensor.name, *shapes)
         if config.add_optimization_profile(profile) < 0:
-            raise RuntimeFailure(f"TensorRT refuses batches of {':'.join(map(str, batch))}: {log.reason()}.")
+            raise RuntimeFailure(f"{library.title} refuses batches of {':'.join(map(str, batch))}: {log.reason()}.")
         _configure(trt, config, options)
-        timings = cache_folder("timings") / f"{file_name(gpu.name)}-tensorrt-{trt.__version__}.cache"
-        _load_timings(config, timings)
+        for index, capability in enumerate(capabilities):
+            config.num_compute_capabilities = len(capabilities)
+            config.set_compute_capability(_capability(trt, capability), index)
+        timings = None
+        if gpu is not None and not library.builds_anywhere:
+            timings = cache_folder("timings") / f"{file_name(gpu.name)}-{library.name}-{trt.__version__}.cache"
+            _load_timings(config, timings)
         with _monitor(trt) as monitor:
             config.progress_monitor = monitor
-            plan = builder.build_serialized_network(network, config)
+            content = builder.build_serialized_network(network, config)
+        del kept
         if monitor.interrupted:
             raise KeyboardInterrupt
-        if plan is None:
-            raise RuntimeFailure(f"TensorRT cannot compile {artifact.folder}: {log.reason()}.")
-        write_whole(timings, bytes(config.get_timing_cache().serialize()))
-        return bytes(plan)
+        if content is not None and timings is not None:
+            write_whole(timings, bytes(config.get_timing_cache().serialize()))
+        return None if content is None else bytes(content)
 
 
-def _parse(parser: Any, artifact: Artifact) -> None:
-    """Weights outside the ONNX file are found beside it."""
-    if parser.parse_from_file(str(artifact.graph)):
-        return
-    errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-    first = (errors[0].strip().splitlines() or [""])[0].rstrip(".") if errors else "it gave no reason"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    raise RuntimeFailure(f"TensorRT cannot read {artifact.graph}: {first}{more}.")
+def _why_not(library: Library, artifact: Artifact, log: Any) -> str:
+    """Why nothing was built, and what would do, where that is known."""
+    if (wrong := _WRONG_TYPE.search(log.errors())) is not None:
+        types = [_TYPES.get(name.strip(), name.strip()) for name in wrong[2].split(",")]
+        use = next((_ALTERNATIVES[name] for name in types if name in _ALTERNATIVES), "")
+        return (
+            f"{library.title} cannot compile {artifact.folder} for {_capability_names(wrong[1])}, which has no "
+            f"{' and no '.join(types)}: {f'export it as {use}, or ' if use else ''}leave that GPU out."
+        )
+    return f"{library.title} cannot compile {artifact.folder}: {log.reason()}."
 
 
-def _let_attention_fall_apart(trt: Any, network: Any) -> None:
-    """Allow attention without a fused kernel, as in float32 or for an odd head size, where TensorRT would give up.
+def _capability_names(targets: str) -> str:
+    """`sm80 sm75` to `8.0, 7.5`."""
+    return ", ".join(f"{number[:-1]}.{number[-1]}" for number in re.findall(r"sm(\d+)", targets))
 
-    Where there is a fused kernel it is still taken. The parser sets this by an attribute that ONNX does not know.
-    """
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.type == trt.LayerType.ATTENTION_INPUT:
-            layer.__class__ = trt.IAttentionInputLayer  # get_layer gives the base class
-            layer.attention.decomposable = True
+
+def _capability(trt: Any, capability: str) -> Any:
+    return getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
+
+
+def _check_capabilities(trt: Any, capabilities: tuple[str, ...]) -> None:
+    known = [
+        f"{name[2:-1]}.{name[-1]}"
+        for name in sorted(trt.ComputeCapability.__members__, key=lambda name: (len(name), name))
+        if name.startswith("SM")
+    ]
+    for capability in capabilities:
+        if capability not in known:
+            raise ConfigError(
+                f"--compute-capability {capability} is not one that TensorRT for RTX {trt.__version__} builds for: "
+                f"{', '.join(known)}."
+            )
 
 
 def _configure(trt: Any, config: Any, options: CompileOptions) -> None:
@@ -154,6 +302,24 @@ def _load_timings(config: Any, path: Path) -> None:
         if timings is not None and config.set_timing_cache(timings, False):
             return
     raise RuntimeFailure("TensorRT gives no timing cache, not even an empty one.")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the terminal what the library itself writes there when an attempt fails that was expected to."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # nothing is open there
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, get_args
 
 from sovit.artifact import check_batch, parse_batch
@@ -19,13 +20,15 @@ class CompileOptions:
 
     `batch` is the least, the usual and the largest batch (None: the manifest's). `workspace_gib` limits the scratch
     memory a layer may use (None: all of the GPU's). `builder_level` 0 to 5 trades minutes of search for speed; 3 is
-    TensorRT's own default.
+    TensorRT's own default. `compute_capabilities`, such as "8.9", are those that an engine that travels is built for
+    (none: the library's default).
     """
 
     batch: tuple[int, int, int] | None = None
     workspace_gib: float | None = None
     builder_level: int = 3
     hardware_compatibility: HardwareCompatibility = "none"
+    compute_capabilities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch is not None:
@@ -39,6 +42,25 @@ class CompileOptions:
                 f"hardware_compatibility is {self.hardware_compatibility!r}, it must be one of "
                 f"{', '.join(get_args(HardwareCompatibility))}."
             )
+
+
+def add_library_options(parser: argparse.ArgumentParser) -> None:
+    """Which library compiles, and where an engine that travels goes to or comes from."""
+    parser.add_argument(
+        "--for", dest="library", choices=["tensorrt", "rtx"], default="tensorrt",
+        help="TensorRT, or TensorRT for RTX (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="ENGINE", help="with --for rtx: write an engine that travels; needs no GPU"
+    )
+    parser.add_argument(
+        "--from", dest="engine", type=Path, metavar="ENGINE",
+        help="check an engine that was built elsewhere, and keep it for this GPU",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compute-capability", nargs="+", default=[], metavar="X.Y",
+        help="GPUs the engine in --out is for, such as 8.9 12.0 (default: Ampere and newer)",
+    )  # fmt: skip
 
 
 def add_compile_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> None:
@@ -66,4 +88,5 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
         workspace_gib=arguments.workspace_gib,
         builder_level=arguments.builder_level,
         hardware_compatibility=arguments.hardware_compatibility,
+        compute_capabilities=tuple(getattr(arguments, "compute_capability", ())),
     )

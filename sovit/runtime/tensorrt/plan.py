@@ -1,6 +1,6 @@
 """The plans that were compiled on this machine: which one fits an artifact here, and why another is refused.
 
-    plans / <hash of the artifact> / <what it runs on>-tensorrt-<version>.plan, .json
+    plans / <hash of the artifact> / <what it runs on>-<library>-<version>.plan, .json
 
 A plan is machine code for one GPU and one TensorRT, and TensorRT runs whatever it is handed: a plan is loaded only
 where the description beside it fits the artifact, this GPU, this TensorRT and the plan's own hash. The description is
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final, Literal, get_args
 
@@ -24,6 +24,8 @@ from sovit.errors import ConfigError, PlanMismatch
 from sovit.jsonio import STRICT, from_dict, read_json, to_dict
 from sovit.parity import Parity
 from sovit.runtime.tensorrt.cuda import Gpu
+from sovit.runtime.tensorrt.library import LibraryName
+from sovit.runtime.tensorrt.network import Fusion, Part
 
 # What a plan runs on: the GPU it was made on, every one of its compute capability, or every one since Ampere.
 HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
@@ -32,8 +34,9 @@ AMPERE: Final = (8, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The description of a plan.
+    """The description of a plan, built by the version `tensorrt` of a library.
 
+    `attention` is what became of it in each part of the model; descriptions of older plans leave it out.
     `batch` is the least, the usual and the largest batch of its optimisation profile; `workspace_gib` is None where
     TensorRT could use all of the GPU's memory to build it.
     """
@@ -44,22 +47,26 @@ class Plan:
     plan_sha256: str
     gpu: str
     compute_capability: str
+    library: LibraryName = "tensorrt"
     tensorrt: str
     hardware_compatibility: HardwareCompatibility
     batch: tuple[int, int, int]
     workspace_gib: float | None
     builder_level: int
+    attention: dict[Part, Fusion] = field(default_factory=dict)
     parity: Parity
 
 
-def plan_path(artifact_sha256: str, gpu: Gpu, tensorrt: str, compatibility: HardwareCompatibility) -> Path:
-    """Where the plan of an artifact for a GPU and a TensorRT lies; its description lies beside it as `.json`."""
+def plan_path(
+    artifact_sha256: str, gpu: Gpu, library: LibraryName, tensorrt: str, compatibility: HardwareCompatibility
+) -> Path:
+    """Where the plan of an artifact for a GPU and a version of a library lies, its description beside it as `.json`."""
     runs_on = {
         "none": file_name(f"{gpu.name} {gpu.compute_capability}"),
         "same_compute_capability": f"compute-{gpu.compute_capability}",
         "ampere_plus": "ampere-plus",
     }[compatibility]
-    return cache_folder("plans") / artifact_sha256 / f"{runs_on}-tensorrt-{tensorrt}.plan"
+    return cache_folder("plans") / artifact_sha256 / f"{runs_on}-{library}-{tensorrt}.plan"
 
 
 def write_plan(path: Path, content: bytes, plan: Plan) -> None:
@@ -72,12 +79,12 @@ def write_plan(path: Path, content: bytes, plan: Plan) -> None:
     write_whole(_description(path), (json.dumps(to_dict(plan), indent=2) + "\n").encode())
 
 
-def find_plan(artifact: Artifact, gpu: Gpu, tensorrt: str) -> tuple[Plan, bytes]:
-    """The plan of an artifact for this GPU and this TensorRT, the most specific one, and its content.
+def find_plan(artifact: Artifact, gpu: Gpu, library: LibraryName, tensorrt: str) -> tuple[Plan, bytes]:
+    """The plan of an artifact for this GPU and this version of a library, the most specific one, and its content.
 
     Raises `PlanMismatch` where there is none, or one that is damaged, undescribed or described for something else.
     """
-    plan, path = find_description(artifact, gpu, tensorrt)
+    plan, path = find_description(artifact, gpu, library, tensorrt)
     content = path.read_bytes()
     if bytes_sha256(content) != plan.plan_sha256:
         raise PlanMismatch(
@@ -86,22 +93,22 @@ def find_plan(artifact: Artifact, gpu: Gpu, tensorrt: str) -> tuple[Plan, bytes]
     return plan, content
 
 
-def find_description(artifact: Artifact, gpu: Gpu, tensorrt: str) -> tuple[Plan, Path]:
+def find_description(artifact: Artifact, gpu: Gpu, library: LibraryName, tensorrt: str) -> tuple[Plan, Path]:
     """As `find_plan`, with the plan's path and without a look at its content."""
     sha256 = artifact.sha256
-    fix = f"run `sovit compile {artifact.folder}`"
+    fix = f"run `sovit compile {artifact.folder}{' --for rtx' if library == 'tensorrt-rtx' else ''}`"
     for compatibility in get_args(HardwareCompatibility):
-        path = plan_path(sha256, gpu, tensorrt, compatibility)
+        path = plan_path(sha256, gpu, library, tensorrt, compatibility)
         if path.is_file():
-            return _described(path, sha256, gpu, tensorrt, fix), path
+            return _described(path, sha256, gpu, library, tensorrt, fix), path
     for other in sorted((cache_folder("plans") / sha256).glob("*.json")):
         try:
             plan = from_dict(Plan, read_json(other), str(other))
         except ConfigError:
             continue
         raise PlanMismatch(
-            f"{artifact.folder} is compiled for {plan.gpu} with TensorRT {plan.tensorrt}, and this is {gpu.name} with "
-            f"TensorRT {tensorrt}: {fix}."
+            f"{artifact.folder} is compiled for {plan.gpu} with {plan.library} {plan.tensorrt}, and this is {gpu.name} "
+            f"with {library} {tensorrt}: {fix}."
         )
     raise PlanMismatch(f"{artifact.folder} is not compiled on this machine: {fix}.")
 
@@ -120,7 +127,7 @@ def _description(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".plan") + ".json")
 
 
-def _described(path: Path, artifact_sha256: str, gpu: Gpu, tensorrt: str, fix: str) -> Plan:
+def _described(path: Path, artifact_sha256: str, gpu: Gpu, library: LibraryName, tensorrt: str, fix: str) -> Plan:
     """Check everything the description says."""
     if not _description(path).is_file():
         raise PlanMismatch(f"{path} has no description beside it, so nobody knows what it is for: {fix}.")
@@ -130,8 +137,10 @@ def _described(path: Path, artifact_sha256: str, gpu: Gpu, tensorrt: str, fix: s
         raise PlanMismatch(f"{str(error).rstrip('.')}: {fix}.") from error
     if plan.artifact_sha256 != artifact_sha256:
         raise PlanMismatch(f"{path} was compiled from another artifact: {fix}.")
-    if plan.tensorrt != tensorrt:
-        raise PlanMismatch(f"{path} was compiled by TensorRT {plan.tensorrt}, and this is {tensorrt}: {fix}.")
+    if (plan.library, plan.tensorrt) != (library, tensorrt):
+        raise PlanMismatch(
+            f"{path} was compiled by {plan.library} {plan.tensorrt}, and this is {library} {tensorrt}: {fix}."
+        )
     if not _runs_on(plan, gpu):
         raise PlanMismatch(f"{path} was compiled for {plan.gpu}, and this is {gpu.name}: {fix}.")
     return plan

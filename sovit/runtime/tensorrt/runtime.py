@@ -1,4 +1,4 @@
-"""TensorRT: runs the plan that `sovit compile` made on this machine.
+"""TensorRT and TensorRT for RTX: run the plan that `sovit compile` made or checked on this machine.
 
     images -> pinned host memory -> [copy, engine, copy] on the lane's stream -> outputs
 
@@ -12,128 +12,122 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from contextlib import ExitStack, suppress
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sovit.artifact import Artifact, Manifest, TensorInfo
+from sovit.cache import write_whole
 from sovit.errors import ArtifactMismatch, ConfigError, MissingDependency, PlanMismatch, RuntimeFailure
 from sovit.preprocess import Images
 from sovit.runtime.batches import batch_sizes
-from sovit.runtime.tensorrt.cuda import HOW_TO_GET_IT, DeviceBuffer, Graph, HostBuffer, Stream, current_gpu
-from sovit.runtime.tensorrt.plan import find_description, find_plan
-
-LEAST_VERSION: Final = (10, 14)  # the first whose ONNX parser takes Attention (release notes of its parser)
+from sovit.runtime.tensorrt.cuda import DeviceBuffer, Gpu, Graph, HostBuffer, Stream, current_gpu
+from sovit.runtime.tensorrt.library import TENSORRT, Library, log_of
+from sovit.runtime.tensorrt.plan import find_description, find_plan, plan_path
 
 _logger = logging.getLogger(__name__)
 _DTYPES: Final[dict[str, type[np.generic]]] = {"uint8": np.uint8, "float32": np.float32}
 _PROFILE: Final = 0  # a plan has one optimisation profile
 
 
-def load_tensorrt() -> Any:
-    """The module `tensorrt`. Raises `MissingDependency` where it is missing, cannot be loaded or is too old."""
-    try:
-        import tensorrt as trt
-    except (ImportError, OSError) as error:  # OSError: its libraries are not there
-        raise MissingDependency(f"TensorRT is not installed: {HOW_TO_GET_IT}.") from error
-    if tuple(int(part) for part in trt.__version__.split(".")[:2]) < LEAST_VERSION:
-        raise MissingDependency(
-            f"TensorRT {trt.__version__} cannot read the Attention of ONNX's opset 23: pip install 'tensorrt>="
-            f"{'.'.join(map(str, LEAST_VERSION))}'."
-        )
-    return trt
-
-
-@cache
-def tensorrt_log(trt: Any) -> Any:
-    """The one logger of the process, which remembers why something failed.
-
-    TensorRT keeps the first logger it is given and calls it until the process ends, from any of its threads.
-    """
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self._errors: deque[str] = deque(maxlen=20)
-            self._warnings: deque[str] = deque(maxlen=20)
-
-        def log(self, severity: Any, msg: str) -> None:
-            _logger.debug("TensorRT: %s", msg)
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self._errors.append(msg)
-            elif severity == trt.ILogger.Severity.WARNING:
-                self._warnings.append(msg)
-
-        def forget(self) -> None:
-            """Begin anew: what follows is about something else."""
-            self._errors.clear()
-            self._warnings.clear()
-
-        def reason(self) -> str:
-            """The first error since, or the last warning, as the end of a sentence."""
-            said = self._errors[0] if self._errors else self._warnings[-1] if self._warnings else "it gave no reason"
-            return (said.strip().splitlines() or ["it gave no reason"])[0].rstrip(".")
-
-    return Log()
-
-
-def open_tensorrt(artifact: Artifact, *, lanes: int = 1) -> list[TensorRtRuntime]:
+def open_tensorrt(artifact: Artifact, library: Library = TENSORRT, *, lanes: int = 1) -> list[TensorRtRuntime]:
     """Load the plan that was compiled for an artifact on this machine, once, and give `lanes` lanes of it.
 
     Raises `MissingDependency` without TensorRT or a GPU, `PlanMismatch` without a plan that fits, and
     `ArtifactMismatch` where the plan's inputs or outputs are not the manifest's.
     """
-    trt = load_tensorrt()
-    _, content = find_plan(artifact, current_gpu(), trt.__version__)
-    return open_plan(artifact, content, lanes=lanes)
+    gpu, trt = current_gpu(), library.load()
+    _, content = find_plan(artifact, gpu, library.name, trt.__version__)
+    return open_plan(artifact, content, library, lanes=lanes, gpu=gpu)
 
 
-def is_compiled(artifact: Artifact) -> bool:
+def is_compiled(artifact: Artifact, library: Library = TENSORRT) -> bool:
     """Whether there is a plan of an artifact that this machine can run."""
     try:
-        find_description(artifact, current_gpu(), load_tensorrt().__version__)
+        find_description(artifact, current_gpu(), library.name, library.load().__version__)
     except (MissingDependency, PlanMismatch, RuntimeFailure):
         return False
     return True
 
 
-def open_plan(artifact: Artifact, content: bytes, *, lanes: int = 1) -> list[TensorRtRuntime]:
+def open_plan(
+    artifact: Artifact, content: bytes, library: Library = TENSORRT, *, lanes: int = 1, gpu: Gpu | None = None
+) -> list[TensorRtRuntime]:
     """As `open_tensorrt`, for a plan that has just been built or found."""
     if lanes < 1:
         raise ConfigError(f"lanes is {lanes}, it must be at least 1.")
-    trt = load_tensorrt()
-    log = tensorrt_log(trt)
+    trt = library.load()
+    log = log_of(trt)
     log.forget()
     try:
         engine = trt.Runtime(log).deserialize_cuda_engine(content)  # the engine keeps the runtime alive
     except (RuntimeError, TypeError) as error:  # TypeError: TensorRT gave nothing where the bindings need an object
-        raise RuntimeFailure(f"TensorRT could not be started: {log.reason()}.") from error
+        raise RuntimeFailure(f"{library.title} could not be started: {log.reason()}.") from error
     if engine is None:
         raise PlanMismatch(
-            f"TensorRT cannot load the plan of {artifact.folder} ({log.reason()}): run `sovit compile "
-            f"{artifact.folder}`."
+            f"{library.title} cannot load the plan of {artifact.folder} ({log.reason()}): run `sovit compile "
+            f"{artifact.folder}` again."
         )
+    kernels = KernelCache(trt, library, artifact, gpu or current_gpu(), engine) if library.compiles_at_load else None
     with ExitStack() as opened:
         runtimes = []
         for _ in range(lanes):
-            runtimes.append(TensorRtRuntime(trt, engine, artifact.manifest))
+            runtimes.append(TensorRtRuntime(trt, library, engine, artifact.manifest, kernels))
             opened.callback(runtimes[-1].close)
         opened.pop_all()
         return runtimes
 
 
+class KernelCache:
+    """What TensorRT for RTX compiles for this GPU when an engine first runs, kept beside the plan for the next start.
+
+    The library checks by itself whether a cache is of this GPU, driver and version; one that is not is begun anew.
+    """
+
+    def __init__(self, trt: Any, library: Library, artifact: Artifact, gpu: Gpu, engine: Any) -> None:
+        self._trt, self._engine = trt, engine
+        plan = plan_path(artifact.sha256, gpu, library.name, trt.__version__, "none")
+        self._path = plan.with_suffix(".kernels")
+        self._cache = self._config().create_runtime_cache()
+        self._stored = b""
+        if self._path.is_file():
+            content = self._path.read_bytes()
+            if self._cache.deserialize(content):
+                self._stored = content
+
+    def create_context(self) -> Any:
+        """An execution context whose kernels come from the cache, or go into it."""
+        trt, config = self._trt, self._config()
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # Contexts have one shape each and are recorded as CUDA graphs by us: kernels are made for the shape at once.
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
+        config.set_runtime_cache(self._cache)
+        return self._engine.create_execution_context(config)
+
+    def save(self) -> None:
+        """Write what was compiled since, if anything was. A cache that cannot be written only costs the next start."""
+        content = bytes(self._cache.serialize())
+        if content != self._stored:
+            with suppress(OSError):
+                write_whole(self._path, content)
+                self._stored = content
+
+    def _config(self) -> Any:
+        return self._engine.create_runtime_config()
+
+
 class TensorRtRuntime:
     """One lane: a stream, buffers for the largest batch, and an execution context for each batch size that is run."""
 
-    name = "tensorrt"
-
-    def __init__(self, trt: Any, engine: Any, manifest: Manifest) -> None:
+    def __init__(
+        self, trt: Any, library: Library, engine: Any, manifest: Manifest, kernels: KernelCache | None = None
+    ) -> None:
+        self.name: str = library.name
         self.precision: str = manifest.precision
-        self._trt, self._engine = trt, engine
+        self._trt, self._engine, self._kernels = trt, engine, kernels
         self._input, self._outputs = manifest.inputs[0], manifest.outputs
         _check_tensors(trt, engine, manifest)
         least, _, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(self._input.name, _PROFILE))
@@ -185,7 +179,7 @@ class TensorRtRuntime:
             self._acquired.close()
         finally:
             self._runs.clear()
-            del self._engine
+            del self._engine, self._kernels
 
     def _run_piece(self, piece_BYXC: NDArray[np.uint8]) -> None:
         """At most the largest batch; the results are in the host buffers when this returns."""
@@ -195,7 +189,9 @@ class TensorRtRuntime:
         pixels[len(piece_BYXC) : size] = 0  # no image of an earlier batch is run again as padding
         run = self._runs.get(size)
         if run is None:
-            run = _BatchRun(self._trt, self._engine, size, self._device, self._activations, self._input, self._stream)
+            run = _BatchRun(
+                self._trt, self._create_context, size, self._device, self._activations, self._input, self._stream
+            )
             self._acquired.callback(run.close)
             self._runs[size] = run
         if run.graph is not None:
@@ -211,6 +207,13 @@ class TensorRtRuntime:
         self._stream.wait()
         if self._use_graphs:
             self._record(run)
+        if self._kernels is not None:
+            self._kernels.save()
+
+    def _create_context(self) -> Any:
+        if self._kernels is not None:
+            return self._kernels.create_context()
+        return self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
 
     def _queue(self, run: _BatchRun) -> None:
         """All work of one batch: pixels to the GPU, the engine, outputs back."""
@@ -235,7 +238,7 @@ class _BatchRun:
     def __init__(
         self,
         trt: Any,
-        engine: Any,
+        create_context: Any,
         size: int,
         device: dict[str, DeviceBuffer],
         activations: DeviceBuffer,
@@ -244,11 +247,11 @@ class _BatchRun:
     ) -> None:
         self.size = size
         self.graph: Graph | None = None
-        self._log = tensorrt_log(trt)
+        self._log = log_of(trt)
         self._stream = stream
         self._log.forget()
         try:
-            context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            context = create_context()
             if context is None:
                 raise self._failure("gives no execution context")
             if not context.set_optimization_profile_async(_PROFILE, stream.handle):
