@@ -32,6 +32,7 @@ from sovit.errors import BadRequest, DeadlineExceeded, SoViTError, UnsupportedMe
 from sovit.header import read_header
 
 _WAITED: Final = 0.001  # seconds that count as a wait
+_LARGE_BODY: Final = 256 * 1024  # bytes of an image whose header may take long to find
 TIMEOUT_HEADER: Final = "x-request-timeout"
 _SECONDS: Final = re.compile(r"[0-9]{0,9}\.?[0-9]{1,9}(e-?[0-9]{1,3})?", re.ASCII)
 
@@ -99,7 +100,8 @@ async def answer(
                 record.was_read = True
                 record.body_bytes = len(content)
                 take = partial(_take_apart, parse, config.decode.max_pixels, content)
-                asked, sizes = await asyncio.to_thread(take) if in_thread else take()
+                is_work = in_thread or len(content) > _LARGE_BODY
+                asked, sizes = await asyncio.to_thread(take) if is_work else take()
                 del take
                 del content  # the images are what is needed of it, while they wait
         except TimeoutError as error:

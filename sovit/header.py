@@ -20,25 +20,36 @@ _SIGNATURES: Final = (
 )
 # Bytes for a pixel at the peak of decoding, turning upright and converting to RGB, as measured: the decoder's own, and
 # Pillow's four for each copy.
-_BYTES_PER_PIXEL: Final = {"JPEG": 12, "PNG": 12, "WEBP": 16, "GIF": 12, "BMP": 12}
+_BYTES_PER_PIXEL: Final = {"JPEG": 12, "PNG": 12, "WEBP": 20, "GIF": 12, "BMP": 12}
+_BYTES_PER_CMYK_PIXEL: Final = 16
 _USUAL_SCANS: Final = 10  # of a progressive JPEG; each costs a pass over all pixels
-_MAX_GIF_BLOCKS: Final = 10_000
+_MAX_GIF_BLOCKS: Final = 20_000  # before the first frame, those within extensions counted
+_PNG_TEXT_BYTES: Final = 1 << 20  # that Pillow inflates of each compressed text
+_MAX_PNG_TEXTS: Final = 64
 _BMP_CORE_HEADER: Final = 12
+_CMYK: Final = 4
 
 
 class ImageHeader(NamedTuple):
-    """Format and size of an image; `scans` are passes over its pixels, more than one in a progressive JPEG."""
+    """Format and size of an image.
+
+    `scans` are passes over its pixels, more than one in a progressive JPEG; `texts` compressed texts beside them.
+    """
 
     format: str
     width: int
     height: int
     scans: int = 1
+    components: int = 3
+    texts: int = 0
 
     @property
     def decoded_bytes(self) -> int:
         """What decoding takes: memory at its peak, times the passes beyond those that are usual."""
         passes = max(1, -(-self.scans // _USUAL_SCANS))
-        return self.width * self.height * _BYTES_PER_PIXEL[self.format] * passes
+        is_cmyk = self.components == _CMYK
+        per_pixel = _BYTES_PER_CMYK_PIXEL if is_cmyk else _BYTES_PER_PIXEL[self.format]
+        return self.width * self.height * per_pixel * passes + self.texts * _PNG_TEXT_BYTES
 
 
 def sniff(content: bytes) -> str | None:
@@ -55,9 +66,11 @@ def read_header(content: bytes) -> ImageHeader | None:
     try:
         if image_format == "JPEG":
             frame = read_jpeg_frame(content)
-            return None if frame is None else ImageHeader("JPEG", frame.width, frame.height, frame.scans)
+            return None if frame is None else ImageHeader("JPEG", *frame)
         if image_format == "PNG":
-            return ImageHeader("PNG", *struct.unpack_from(">II", content, 16))
+            width, height = struct.unpack_from(">II", content, 16)
+            texts = min(_MAX_PNG_TEXTS, content.count(b"zTXt") + content.count(b"iTXt"))
+            return ImageHeader("PNG", width, height, texts=texts)
         if image_format == "WEBP":
             return ImageHeader("WEBP", *_webp_size(content))
         if image_format == "GIF":
@@ -87,7 +100,8 @@ def _gif_size(content: bytes) -> tuple[int, int]:
     width, height = struct.unpack_from("<HH", content, 6)
     flags = content[10]
     at = 13 + (3 << 1 + (flags & 7) if flags & 0x80 else 0)
-    for _ in range(_MAX_GIF_BLOCKS):
+    blocks = 0
+    while blocks < _MAX_GIF_BLOCKS:
         kind = content[at]
         if kind == 0x2C:
             left, top, frame_width, frame_height = struct.unpack_from("<HHHH", content, at + 1)
@@ -95,10 +109,12 @@ def _gif_size(content: bytes) -> tuple[int, int]:
         if kind == 0x3B:
             break
         at += 1
+        blocks += 1
         if kind == 0x21:
             at += 1
-            while size := content[at]:
+            while (size := content[at]) and blocks < _MAX_GIF_BLOCKS:
                 at += 1 + size
+                blocks += 1
             at += 1
     raise ValueError("no frame")
 

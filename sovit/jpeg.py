@@ -32,7 +32,7 @@ _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a 
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE: Final = 0xC2
 _DECODED_FRAMES: Final = frozenset({0xC0, 0xC1, _PROGRESSIVE})  # baseline, extended and progressive, all Huffman coded
-_MARKER: Final = re.compile(rb"\xff+([^\x00\xff])")
+_MARKER: Final = re.compile(rb"\xff{1,1000}([^\x00\xff])")  # the standard allows any number of fill bytes
 _MARKER_IN_DATA: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends a scan's data
 # Complaints of libjpeg's about headers, which leave the pixels what they are: Pillow is less strict.
 _HARMLESS: Final = ("unknown JFIF revision", "Unknown Adobe color", "Invalid SOS", "ICC")
@@ -49,11 +49,12 @@ class JpegHeader(NamedTuple):
 
 
 class JpegFrame(NamedTuple):
-    """Size of a JPEG, and an upper bound of the scans that a decoder reads of it."""
+    """Size of a JPEG, and the scans that a decoder reads of it: counted up to one more than `MAX_SCANS`."""
 
     width: int
     height: int
     scans: int
+    components: int
 
 
 class _Segment(NamedTuple):
@@ -93,6 +94,7 @@ def read_jpeg_header(content: bytes) -> JpegHeader:
 def read_jpeg_frame(content: bytes) -> JpegFrame | None:
     """What a JPEG will cost to decode, without a look at anything else; None where there is no frame to be found."""
     frame: _Segment | None = None
+    scans = 0
     for number, (marker, segment) in enumerate(_segments(content)):
         if number > MAX_SEGMENTS:
             return None
@@ -100,11 +102,16 @@ def read_jpeg_frame(content: bytes) -> JpegFrame | None:
             if len(segment) < 6:
                 return None
             frame = _Segment(marker, segment)
-        elif marker == _SCAN and frame is not None:
-            _, height, width = struct.unpack_from(">BHH", frame.content)
-            single = _is_one_scan(frame, segment)
-            return JpegFrame(width, height, 1 if single else content.count(bytes((0xFF, _SCAN))))
-    return None
+        elif marker == _SCAN:
+            if frame is None:
+                return None
+            scans += 1
+            if scans > MAX_SCANS or (scans == 1 and _is_one_scan(frame, segment)):
+                break
+    if frame is None or not scans:
+        return None
+    _, height, width, components = struct.unpack_from(">BHHB", frame.content)
+    return JpegFrame(width, height, scans, components)
 
 
 def decode_jpeg(content: bytes, header: JpegHeader, least_yx: tuple[int, int] | None) -> NDArray[np.uint8]:

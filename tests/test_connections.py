@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.wire.connections import ConnectionTable
 from sovit.artifact import Artifact
 from sovit.process import free_port, sovit_serve
 from tests.conftest import jpeg
@@ -34,6 +36,7 @@ KINDS = {
     + b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: a\r\n\r\n"
     + IMAGE[:100],
     "reads nothing": LARGE,
+    "pipelines without end": b"GET /x HTTP/1.1\r\n\r\n" * 16,
 }
 
 
@@ -58,8 +61,11 @@ def served_with_few_files(artifact: Artifact, folder: Path) -> Iterator[tuple[in
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """As a client that is some way off: its request comes a while after its connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
+        connection.connect()
+        time.sleep(0.03)
         connection.request(method, path, body, {"content-type": "image/jpeg"})
         reply = connection.getresponse()
         return reply.status, reply.read()
@@ -71,6 +77,53 @@ def metric(text: bytes, name: str, **labels: str) -> float:
     inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
     found = re.search(rf"^{name}{{{inside}}} (\S+)$".encode(), text, re.MULTILINE)
     return float(found[1]) if found else 0.0
+
+
+class FakeConnection:
+    """A connection that has been silent since a time."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, last_active: float, *, waits: bool = True) -> None:
+        self.last_active = last_active
+        self.loop = asyncio.get_running_loop()
+        self.closed: list[str] = []
+        self._waits = waits
+
+    def check(self, now: float) -> None:
+        pass
+
+    def waits_for_client(self) -> bool:
+        return self._waits
+
+    def close_now(self, reason: str) -> None:
+        self.closed.append(reason)
+
+
+def test_a_newcomer_takes_the_place_of_who_has_been_silent_longest() -> None:
+    async def scenario() -> None:
+        table = ConnectionTable(3)
+        answered, old, new = FakeConnection(0, waits=False), FakeConnection(1), FakeConnection(2)
+        assert all(table.add(connection) for connection in (answered, new, old))
+        assert table.add(FakeConnection(3))
+        assert (old.closed, new.closed, answered.closed) == (["descriptors"], [], [])
+        assert table.add(FakeConnection(4, waits=False))
+        assert new.closed == ["descriptors"]
+        assert len(table) == 3
+
+    asyncio.run(scenario())
+
+
+def test_where_every_client_waits_for_an_answer_a_newcomer_is_refused() -> None:
+    async def scenario() -> None:
+        table = ConnectionTable(2)
+        inside = [FakeConnection(0, waits=False) for _ in range(2)]
+        assert all(table.add(connection) for connection in inside)
+        assert not table.add(FakeConnection(1))
+        table.discard(inside[0])
+        assert table.add(FakeConnection(2))
+
+    asyncio.run(scenario())
 
 
 def test_thousands_of_connections_under_a_low_limit_keep_nobody_out(exported: Artifact, tmp_path: Path) -> None:
@@ -105,7 +158,7 @@ def test_thousands_of_connections_under_a_low_limit_keep_nobody_out(exported: Ar
                 time.sleep(0.5)
             assert ask(port, "POST", "/embed", IMAGE)[0] == 200
         lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
-        warnings = [line for line in lines if "ulimit -n" in line["message"]]
+        warnings = [line for line in lines if "as many as there may be" in line["message"]]
         assert len(warnings) == 1
     finally:
         for client in held:

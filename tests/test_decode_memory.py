@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Coroutine
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from starlette.testclient import TestClient
 
 from serving.entry.decode_memory import DecodeMemory, Reservation
@@ -111,6 +112,39 @@ def test_a_progressive_jpeg_costs_by_its_scans() -> None:
     assert hostile is not None
     assert hostile.scans == 90
     assert hostile.decoded_bytes == 9 * plain.decoded_bytes
+
+
+def test_what_lies_behind_a_jpeg_is_no_scan_of_it() -> None:
+    plain = read_header(FLAT["progressive JPEG"])
+    assert read_header(FLAT["progressive JPEG"] + b"\xff\xda\x00\x02" * 5_000) == plain
+
+
+def test_cmyk_and_compressed_texts_count() -> None:
+    plain, cmyk = read_header(FLAT["JPEG"]), read_header(FLAT["CMYK JPEG"])
+    assert plain is not None
+    assert cmyk is not None
+    assert cmyk.decoded_bytes * 3 == plain.decoded_bytes * 4
+    texts = PngImagePlugin.PngInfo()
+    for _ in range(5):
+        texts.add_text("a", "b" * 100_000, zip=True)
+    heavy = read_header(flat("PNG", 8, 8, pnginfo=texts))
+    assert heavy is not None
+    assert heavy.decoded_bytes >= 5 << 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GIF89a" + b"\x01\0\x01\0\0\0\0" + b"\x21\xfe" + b"\x01a" * 10_000_000,
+        b"\xff\xd8" + b"\xff" * 20_000_000 + b"\0",
+        b"\xff\xd8\xff\xda" + b"\xff\xd0" * 10_000_000,
+    ],
+    ids=["sub-blocks", "fill bytes", "restart markers"],
+)
+def test_a_header_is_not_looked_for_for_long(content: bytes) -> None:
+    began = time.process_time()
+    assert read_header(content) is None
+    assert time.process_time() - began < 5  # a hundred times what it takes
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -246,7 +280,7 @@ def test_large_requests_take_turns_and_a_small_one_does_not_wait_behind_them(
         return whole(self, content, options)
 
     monkeypatch.setattr(Preprocess, "__call__", held)
-    with running(exported, decode_memory=4 << 20, decode_threads=4) as client:
+    with running(exported, decode_memory=5 << 20, decode_threads=4) as client:
         statuses: list[int] = []
         threads = [
             threading.Thread(target=lambda: statuses.append(post(client, *[FLAT["WebP"]] * 3).status_code))
@@ -257,7 +291,7 @@ def test_large_requests_take_turns_and_a_small_one_does_not_wait_behind_them(
         for _ in range(3):
             assert decoding.acquire(timeout=10)
         memory = worker_of(client).decode_memory
-        assert memory.used == 3 * 16 * 300 * 200
+        assert memory.used == 3 * 20 * 300 * 200
         assert post(client, flat("PNG", 20, 20)).status_code == 200
         late = {"x-request-timeout": "0.2"}
         refused = post(client, *[FLAT["WebP"]] * 3, **late)

@@ -184,9 +184,39 @@ def test_a_body_that_breaks_off_gets_one_response(port: int) -> None:
     assert statuses(port, broken.replace(b": chunked", b": identity")) == [400]
 
 
+@pytest.mark.parametrize("count", [17, 18, 60])
+def test_pipelined_requests_are_answered_up_to_a_number_and_then_the_connection_ends(port: int, count: int) -> None:
+    got = exchange(port, b"GET /models HTTP/1.1\r\nhost: x\r\n\r\n" * count + (LAST if count <= 17 else b""))
+    assert [response.status for response in got] == [200] * 17 + [404] * (count <= 16)
+    assert got[-1].headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    "trailer", [b"connection: close", b"connection: upgrade\r\nupgrade: h2c", b"content-length: 5"], ids=str
+)
+@pytest.mark.parametrize("offer", [(), OFFERS[0]], ids=["plain", "upgrade"])
+def test_a_trailer_swallows_no_request(port: int, trailer: bytes, offer: tuple[bytes, ...]) -> None:
+    chunked = post(IMAGE, *offer, chunked=True).removesuffix(b"x-trailer: 5\r\n\r\n") + trailer + b"\r\n\r\n"
+    got = exchange(port, chunked + LAST)
+    assert got[0].status in (200, 400)
+    assert len(got) == 2 or got[0].headers["connection"] == "close"
+
+
+def test_a_body_that_breaks_off_after_much_of_it_ends_its_connection(port: int) -> None:
+    """Reading had been paused: who does not read sees no client leave."""
+    head = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ntransfer-encoding: chunked\r\n\r\n"
+    for size in (70_000, 100_000, 200_000):
+        assert statuses(port, head + b"%x\r\n%b\r\nZZZ\r\nbad" % (size, bytes(size))) == [400]
+
+
 HUGE = {
     "a long URL": (b"GET /" + b"a" * LIMITS.url_bytes + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414),
     "a long query": (b"GET /models?" + b"a=b&" * 15_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414),
+    "many escapes": (b"GET /v2/models/" + b"%61" * 401 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414),
+    "many options of the connection": (
+        post(IMAGE, b"upgrade: h2c", *[b"connection: upgrade" + b"," * 40] * 4, content_type=b"a"),
+        431,
+    ),
     "fields": (b"POST /embed?" + b"a&" * 64 + b" HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n", 414),
     "a long header": (post(IMAGE, b"accept: " + b"a/b, " * 12_000), 431),
     "a header of many parts": (post(IMAGE, b"accept: " + b"a," * 70), 431),

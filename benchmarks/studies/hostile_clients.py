@@ -58,6 +58,7 @@ def hostile_requests(image: bytes) -> dict[str, bytes]:
         "60 kB of short headers": head % (len(image), b"a:b\r\n" * 12_000, image),
         "a query at the limit": _GET % (_KEPT[0], b""),
         "an Accept at the limit": head % (1, _KEPT[1], b"x"),
+        "400 escapes": _GET % (b"?model=" + b"%e9" * 395 + b"b" * 5_000, b""),
         "100 headers": _GET % (b"", b"".join(b"x-%d: %b\r\n" % (number, b"y" * 200) for number in range(98))),
         "an offered upgrade": _GET
         % (b"", b"connection: upgrade\r\nupgrade: h2c\r\n" + b"x: " + b"y" * 4_000 + b"\r\n"),

@@ -42,6 +42,7 @@ class ConnectionLimits:
 
     head_bytes: int = 32_768
     url_bytes: int = 8_192
+    url_escapes: int = 400  # as many as a model's name may need; each costs more than a plain byte
     header_bytes: int = 8_192
     headers: int = 100
     pipelined: int = 16
@@ -70,10 +71,14 @@ class Connection(Protocol):
 
 
 class ConnectionTable:
-    """The connections of one port. `limit` is how many there may be; `closed` counts those closed, by reason."""
+    """The connections of one port. `limit` is how many there may be; `closed` counts those closed, by reason.
 
-    def __init__(self, limit: int = _UNLIMITED) -> None:
+    `hint` says how to have more.
+    """
+
+    def __init__(self, limit: int = _UNLIMITED, hint: str = "raise the limit of open files (ulimit -n)") -> None:
         self.limit = limit
+        self._hint = hint
         self.closed: Counter[str] = Counter(dict.fromkeys(get_args(Reason), 0))
         self._connections: set[Connection] = set()
         self._sweeping: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
@@ -118,9 +123,10 @@ class ConnectionTable:
         if self._short_since is None:
             self._short_since = time.monotonic()
             logger.warning(
-                "%d connections are open, the most that the limit of open files allows: "
-                "closing the longest idle, refusing newcomers where none is idle. Raise the limit (ulimit -n)",
+                "%d connections are open, as many as there may be: those that have kept the service waiting longest "
+                "are closed for newcomers; %s",
                 len(self._connections),
+                self._hint,
             )
         for connection in evicted:
             self._connections.discard(connection)

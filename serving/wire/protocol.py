@@ -61,7 +61,10 @@ def _error(status: HTTPStatus, detail: str, *headers: bytes) -> bytes:
 _LIMITS: Final = ConnectionLimits()
 _MALFORMED: Final = _error(HTTPStatus.BAD_REQUEST, "this is not a valid HTTP/1.1 request.")
 _NO_PROXY: Final = _error(HTTPStatus.BAD_REQUEST, "this service is not a proxy: it does not take CONNECT.")
-_URL_TOO_LONG: Final = _error(HTTPStatus.REQUEST_URI_TOO_LONG, f"the URL is over {_LIMITS.url_bytes:,} bytes.")
+_URL_TOO_LONG: Final = _error(
+    HTTPStatus.REQUEST_URI_TOO_LONG,
+    f"the URL is over {_LIMITS.url_bytes:,} bytes, or has more than {_LIMITS.url_escapes} percent-encoded ones.",
+)
 _HEAD_TOO_LARGE: Final = _error(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     f"the request's headers are over the limit: {_LIMITS.headers} headers, {_LIMITS.header_bytes:,} bytes each, "
@@ -95,6 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.last_active = self.loop.time()
         self._wait_for("head", self.limits.head_seconds)
         if not self.table.add(self):
             self._ended = True
@@ -135,7 +139,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        if len(self.url) > self.limits.url_bytes:
+        if len(self.url) > self.limits.url_bytes or self.url.count(b"%") > self.limits.url_escapes:
             self._over_limit = _URL_TOO_LONG
             raise _OverLimit
 
@@ -151,7 +155,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._over_limit = _HEAD_TOO_LARGE
             raise _OverLimit
         if self._in_body:
-            return  # a trailer: nothing in it is asked for
+            return  # a trailer: only the parser reads those that frame a message
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -163,8 +167,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._headers = self._head_bytes = self._without_body = 0
         self._wait_for("body", self.limits.body_seconds)
         if len(self.pipeline) > self.limits.pipelined:
-            self._ended = True
-            self._close("malformed")
+            self._answer_no_more()
 
     def on_body(self, body: bytes) -> None:
         self._without_body = 0
@@ -175,8 +178,12 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         super().on_message_complete()
         self._in_message = self._in_body = False
+        if not self.parser.should_keep_alive():  # a trailer may say so too
+            self.cycle.keep_alive = False
         self._ended = self._ended or not self.cycle.keep_alive
-        if self.cycle.response_complete:
+        if self.cycle.response_complete and self._ended:
+            self.transport.close()
+        elif self.cycle.response_complete:
             self._wait_for("idle", self.timeout_keep_alive)
         else:
             self._read_by = NEVER
@@ -185,8 +192,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """In place of uvicorn's, whose timer for idle connections ends with the next byte, whatever it is."""
         self.server_state.total_requests += 1
         self.last_active = now = self.loop.time()
-        if self._send_by == NEVER:
-            self._send_by = now + self._sending_seconds()
+        self._expect_to_be_read()
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -203,8 +209,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._send_by == NEVER:
-            self._send_by = self.loop.time() + self._sending_seconds()
+        self._expect_to_be_read()
 
     def check(self, now: float) -> None:
         """Close the connection if its client's time is up."""
@@ -215,14 +220,14 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.close_now("send")
                 return
         if now >= self._read_by:
-            if self.flow.read_paused:  # it is not the client who keeps us waiting
+            if self.flow.read_paused and not self._ended:  # it is not the client who keeps us waiting
                 self._read_by = now + self.limits.head_seconds
             else:
                 self._close(self._waits_for)
 
     def waits_for_client(self) -> bool:
-        """Whether it is the client's turn: to send, or to read."""
-        return self._read_by != NEVER or self.flow.write_paused
+        """Whether it is the client's turn: to send, or to read; or it has sent more than is being answered."""
+        return self._read_by != NEVER or self.flow.write_paused or bool(self.pipeline)
 
     def close_now(self, reason: Reason) -> None:
         """Close the connection without waiting for what is still to be read by the client."""
@@ -234,22 +239,25 @@ class BoundedProtocol(HttpToolsProtocol):
         self._waits_for = what
         self._read_by = self.loop.time() + seconds
 
-    def _sending_seconds(self) -> float:
+    def _expect_to_be_read(self) -> None:
+        """Give the client time for all that is written. Nothing is written for one that reads nothing for long."""
         limits = self.limits
-        return limits.send_seconds + self.transport.get_write_buffer_size() / limits.send_bytes_per_second
+        seconds = limits.send_seconds + self.transport.get_write_buffer_size() / limits.send_bytes_per_second
+        deadline = self.loop.time() + seconds
+        self._send_by = deadline if self._send_by == NEVER else max(self._send_by, deadline)
 
     def _close(self, reason: Reason) -> None:
         """Close the connection when the client has read what was written, or its time for that is up."""
         self._ended = True
         self._read_by = NEVER
-        if self._send_by == NEVER:
-            self._send_by = self.loop.time() + self._sending_seconds()
+        self._expect_to_be_read()
         self.table.closed[reason] += 1
         self.transport.close()
 
     def _refuse(self, response: bytes) -> None:
         """Answer what is no request, after the requests before it, and read nothing more."""
         self._ended = True
+        self.flow.resume_reading()  # what comes is dropped; but who does not read does not see the client leave
         cycle = self.cycle
         if self._in_body:
             if cycle.response_started:  # whoever sent it has had its response
@@ -266,6 +274,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._read_by = NEVER
             return
         self._end_with(response)
+
+    def _answer_no_more(self) -> None:
+        """Leave the request that is one too many, and what follows it, to another connection: close after the rest."""
+        self._ended = True
+        self.pipeline.popleft()
+        self.cycle = self.pipeline[0][0]
+        self.cycle.keep_alive = False
+        self._in_message = self._in_body = False
+        self._read_by = NEVER
+        raise _OverLimit
 
     def _drop(self, size: int) -> None:
         """Leave unread what comes after the end."""
@@ -288,6 +306,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if method == b"CONNECT":
             self._refuse(_NO_PROXY)
             return b""
+        if sum(value.count(b",") for name, value in self.headers if name == b"connection") > self.limits.headers:
+            self._refuse(_HEAD_TOO_LARGE)
+            return b""
         head = [b"%b %b HTTP/%b" % (method, self.url, version.encode())]
         for name, value in self.headers:
             kept = value
@@ -303,7 +324,7 @@ class BoundedProtocol(HttpToolsProtocol):
 class OperationsProtocol(BoundedProtocol):
     """A connection to the operations port, which has room of its own."""
 
-    table = ConnectionTable(OPERATIONS_CONNECTIONS)
+    table = ConnectionTable(OPERATIONS_CONNECTIONS, "this port is for probes and Prometheus alone")
 
 
 def use_bounded_protocol(receive: Receive | None = None) -> None:
