@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import enum
 import json
+import struct
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ import onnxruntime
 
 from tests.fake_cuda import FakeDevice
 
+RTX_HEADER_BYTES = 64
 STATE_BYTES = 4096  # activation memory of every fake engine
 
 
@@ -39,6 +41,7 @@ class Behaviour:
     flags: list[int] = field(default_factory=list)
     timings: list[bytes] = field(default_factory=list)
     contexts: list[int] = field(default_factory=list)
+    kernels: list[int] = field(default_factory=list)  # sizes that TensorRT for RTX compiled at run time
     enqueued: list[tuple[int, bool]] = field(default_factory=list)
     alive: Any = field(default_factory=weakref.WeakSet)
 
@@ -224,12 +227,64 @@ class IBuilderConfig:
         return self._timings
 
 
+class CudaGraphStrategy(enum.IntEnum):
+    DISABLED = 0
+    WHOLE_GRAPH_CAPTURE = 1
+
+
+class DynamicShapesKernelSpecializationStrategy(enum.IntEnum):
+    LAZY = 0
+    EAGER = 1
+    NONE = 2
+
+
+class IRuntimeCache:
+    """Kernels by the batch sizes they were made for; a blob of another machine is refused."""
+
+    __slots__ = ("kernels",)
+
+    def __init__(self) -> None:
+        self.kernels: set[int] = set()
+
+    def deserialize(self, blob: bytes) -> bool:
+        assert type(blob) is bytes
+        if not blob.startswith(b"kernels "):
+            return False
+        self.kernels = {int(word) for word in blob.split()[1:]}
+        return True
+
+    def serialize(self) -> IHostMemory:
+        return IHostMemory(b"kernels " + b" ".join(b"%d" % size for size in sorted(self.kernels)))
+
+
+class IRuntimeConfig:
+    __slots__ = ("_cache", "_strategy", "cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy")
+    cuda_graph_strategy: Any
+    dynamic_shapes_kernel_specialization_strategy: Any
+
+    def __init__(self) -> None:
+        self._cache: IRuntimeCache | None = None
+        self._strategy = ExecutionContextAllocationStrategy.STATIC
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self._cache = cache
+        return True
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self._strategy = strategy
+
+
 class _Context:
     __slots__ = (
-        "__weakref__", "_addresses", "_behaviour", "_device", "_engine", "_enqueued", "_memory", "_profile", "_shape",
+        "__weakref__", "_addresses", "_behaviour", "_device", "_engine", "_enqueued", "_kernels", "_memory", "_profile",
+        "_shape",
     )  # fmt: skip
 
-    def __init__(self, engine: _Engine) -> None:
+    def __init__(self, engine: _Engine, kernels: IRuntimeCache | None) -> None:
+        self._kernels = kernels
         self._engine, self._device, self._behaviour = engine, engine._device, engine._behaviour
         self._addresses: dict[str, int] = {}
         self._memory: tuple[int, int] | None = None
@@ -271,6 +326,9 @@ class _Context:
         capturing = stream_handle in self._device.captures
         assert self._enqueued or not capturing, "the first enqueue of a shape cannot be captured"
         self._enqueued = True
+        if self._kernels is not None and self._shape[0] not in self._kernels.kernels:
+            self._kernels.kernels.add(self._shape[0])
+            self._behaviour.kernels.append(self._shape[0])
         self._behaviour.enqueued.append((self._shape[0], capturing))
         if self._behaviour.run_error or (capturing and self._behaviour.breaks_captures):
             if capturing:
@@ -347,14 +405,24 @@ class _Engine:
         assert profile_index == 0
         return list(self._profile)
 
-    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> _Context:
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return IRuntimeConfig()
+
+    def create_execution_context(self, strategy: Any) -> _Context:
+        kernels = None
+        if isinstance(strategy, IRuntimeConfig):
+            assert strategy.cuda_graph_strategy == CudaGraphStrategy.DISABLED
+            eager = DynamicShapesKernelSpecializationStrategy.EAGER
+            assert strategy.dynamic_shapes_kernel_specialization_strategy == eager
+            kernels, strategy = strategy._cache, strategy._strategy
+            assert kernels is not None
         assert strategy == ExecutionContextAllocationStrategy.USER_MANAGED
         self._behaviour.contexts.append(len(self._behaviour.contexts))
-        return _Context(self)
+        return _Context(self, kernels)
 
 
-def fake_tensorrt(device: FakeDevice, behaviour: Behaviour, version: str) -> Any:
-    """The module `tensorrt` of a version, on a device."""
+def fake_tensorrt(device: FakeDevice, behaviour: Behaviour, version: str, *, rtx: bool = False) -> Any:
+    """The module `tensorrt` of a version, or `tensorrt_rtx`, on a device."""
 
     class Builder:
         __slots__ = ("_log",)
@@ -387,11 +455,13 @@ def fake_tensorrt(device: FakeDevice, behaviour: Behaviour, version: str) -> Any
                 return None
             (profile,) = config._profiles
             ((name, shapes),) = profile._shapes.items()
-            assert config._timings is not None
-            behaviour.timings.append(config._timings._content)
+            if not rtx:
+                assert config._timings is not None
+                behaviour.timings.append(config._timings._content)
             graph = base64.b64encode(network._graph).decode()
             plan = {"graph": graph, "input": name, "profile": shapes, "factor": behaviour.factor, "version": version}
-            return IHostMemory(json.dumps(plan).encode())
+            content = json.dumps(plan).encode()
+            return IHostMemory(rtx_header(content, version) + content if rtx else content)
 
     class OnnxParser:
         __slots__ = ("_errors", "_log", "_network")
@@ -429,7 +499,7 @@ def fake_tensorrt(device: FakeDevice, behaviour: Behaviour, version: str) -> Any
             self._log = logger
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> _Engine | None:
-            plan = json.loads(serialized_engine)
+            plan = json.loads(serialized_engine[RTX_HEADER_BYTES if rtx else 0 :])
             if behaviour.load_error or plan["version"] != version:
                 self._log.log(ILogger.Severity.ERROR, behaviour.load_error or "the plan is of another version")
                 return None
@@ -444,10 +514,18 @@ def fake_tensorrt(device: FakeDevice, behaviour: Behaviour, version: str) -> Any
         DataType, TensorIOMode, LayerType, BuilderFlag, MemoryPoolType, HardwareCompatibilityLevel,
         NetworkDefinitionCreationFlag, ExecutionContextAllocationStrategy, ILogger, IProgressMonitor,
         IAttentionInputLayer, Builder, OnnxParser, Runtime,
+        *((CudaGraphStrategy, DynamicShapesKernelSpecializationStrategy) if rtx else ()),
     )  # fmt: skip
     for part in shared:
         setattr(Module, part.__name__, part)
     return Module
+
+
+def rtx_header(content: bytes, version: str) -> bytes:
+    """The header of an engine as TensorRT for RTX writes it."""
+    numbers = [int(part) for part in version.split(".")]
+    head = struct.pack("<4s4x8xQ4B", b"vtrt", len(content) + RTX_HEADER_BYTES, *numbers)
+    return head.ljust(RTX_HEADER_BYTES, b"\0")
 
 
 def _walk(monitor: Any, behaviour: Behaviour) -> bool:

@@ -20,6 +20,7 @@ from tests.fake_cuda import FakeDevice, fake_cudart
 from tests.fake_tensorrt import Behaviour, fake_tensorrt
 
 VERSIONS = ("10.14.1.48", "11.4.0.106")
+RTX_VERSION = "1.7.1.116"
 SMALL = CompileOptions(batch=(1, 4, 6))
 
 
@@ -33,14 +34,14 @@ class FakeGpu:
     trt: Any
 
 
-def install(monkeypatch: pytest.MonkeyPatch, cache: Path, version: str = VERSIONS[-1]) -> FakeGpu:
+def install(monkeypatch: pytest.MonkeyPatch, cache: Path, version: str = VERSIONS[-1], *, rtx: bool = False) -> FakeGpu:
     """A fresh machine; what an earlier one held in memory is gone, what lies in the cache is still there."""
     device, behaviour = FakeDevice(), Behaviour()
-    cudart, trt = fake_cudart(device), fake_tensorrt(device, behaviour, version)
+    cudart, trt = fake_cudart(device), fake_tensorrt(device, behaviour, version, rtx=rtx)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setattr(cuda.bindings, "runtime", cudart, raising=False)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx" if rtx else "tensorrt", trt)
     return FakeGpu(device, behaviour, cache / "sovit", trt)
 
 
