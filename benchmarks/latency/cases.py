@@ -12,10 +12,13 @@ from benchmarks.latency.result import Failed
 from benchmarks.opening import TORCH, TORCH_PRECISIONS, is_on_gpu
 from sovit.artifact import Artifact, Precision, is_artifact, open_artifact
 from sovit.config import variant_config
-from sovit.errors import ConfigError, ServiceError
+from sovit.errors import ConfigError, ServiceError, SoViTError
 from sovit.machine import this_machine
 from sovit.runtime.open import RUNTIMES, installed_runtimes, parity_runtimes, unknown_runtime
 from sovit.runtime.profile import AUTO
+from sovit.runtime.tensorrt.compile import compile_plan
+from sovit.runtime.tensorrt.library import LIBRARIES
+from sovit.runtime.tensorrt.runtime import is_compiled
 
 ALL: Final = "all"
 
@@ -140,15 +143,29 @@ def _of_variant(
     if not is_artifact(place / precision):
         tell(f"exporting {target} in {precision}")
     artifact = artifact_of(target, image_size, precision, asked.images, place / precision)
+    uncompiled = _compile(artifact, asked.runtimes, tell)
     found = []
     no_torch = "" if precision in TORCH_PRECISIONS else f"PyTorch computes no {precision} here."
-    for name, away in _runtimes(artifact, asked.runtimes, no_torch).items():
+    for name, away in (_runtimes(artifact, asked.runtimes, no_torch) | uncompiled).items():
         if name in TORCH and not away:
             checkpoint = checkpoint_of(target, image_size, place / "checkpoint")
             found.append(Case(target=target, artifact=artifact, runtime=name, checkpoint=str(checkpoint.resolve())))
         else:
             found.append(Case(target=target, artifact=artifact, runtime=name, away=away))
     return found
+
+
+def _compile(artifact: Artifact, asked: Sequence[str], tell: Callable[[str], None]) -> dict[str, str]:
+    """Compile a variant for the runtimes that are asked for and take plans; of each that cannot be, why."""
+    reasons: dict[str, str] = {}
+    for name, library in LIBRARIES.items():
+        if name in asked and not is_compiled(artifact, library):
+            tell(f"compiling {artifact.manifest.name} in {artifact.manifest.precision} with {library.title}")
+            try:
+                compile_plan(artifact, library=library)
+            except SoViTError as error:
+                reasons[name] = str(error)
+    return reasons
 
 
 def _runtimes(artifact: Artifact, asked: Sequence[str], no_torch: str) -> dict[str, str]:
