@@ -287,7 +287,9 @@ def test_what_cannot_be_meant_is_named_before_anything_is_exported(tmp_path: Pat
 
 def test_exports_are_kept_and_taken_again(tmp_path: Path) -> None:
     said: list[str] = []
-    with pytest.raises(ConfigError, match="nothing to measure: mu/4 at 16 px in tensorrt fp32: TensorRT is not installed"):
+    with pytest.raises(
+        ConfigError, match="nothing to measure: mu/4 at 16 px in tensorrt fp32: TensorRT is not installed"
+    ):
         cases(["mu/4"], asked(tmp_path, runtimes=["tensorrt"]), said.append)
     assert said == ["exporting mu/4 in fp32"]
     (one,), failed = cases(["mu/4"], asked(tmp_path, runtimes=["torch"]), said.append)

@@ -17,6 +17,7 @@ from sovit.machine import this_machine
 from sovit.runtime.open import RUNTIMES, installed_runtimes, parity_runtimes, unknown_runtime
 from sovit.runtime.profile import AUTO
 from sovit.runtime.tensorrt.compile import compile_plan
+from sovit.runtime.tensorrt.cuda import current_gpu
 from sovit.runtime.tensorrt.library import LIBRARIES
 from sovit.runtime.tensorrt.runtime import is_compiled
 
@@ -160,8 +161,10 @@ def _compile(artifact: Artifact, asked: Sequence[str], tell: Callable[[str], Non
     reasons: dict[str, str] = {}
     for name, library in LIBRARIES.items():
         if name in asked and not is_compiled(artifact, library):
-            tell(f"compiling {artifact.manifest.name} in {artifact.manifest.precision} with {library.title}")
             try:
+                library.load()
+                current_gpu()
+                tell(f"compiling {artifact.manifest.name} in {artifact.manifest.precision} with {library.title}")
                 compile_plan(artifact, library=library)
             except SoViTError as error:
                 reasons[name] = str(error)
