@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import export.builder
+from benchmarks.studies.fusion import MODELS, Row, table
 from sovit.artifact import GRAPH, Artifact, Precision, hash_files, open_artifact, write_manifest
 from sovit.cli import main
 from sovit.errors import ConfigError, PlanMismatch, RuntimeFailure
@@ -288,3 +289,11 @@ def test_the_command(artifact: Artifact, tmp_path: Path, capsys: pytest.CaptureF
         ["--from", str(out), "--out", str(out)],
     ):
         assert main(["compile", str(artifact.folder), *wrong]) == 2
+
+
+def test_the_table_in_the_docs_is_what_the_study_found() -> None:
+    root = Path(__file__).parents[1]
+    stored = json.loads((root / "benchmarks" / "results" / "fusion.json").read_text())
+    rows = [Row(**row) for row in stored["rows"]]
+    assert {(row.model, row.image_size) for row in rows} == {(model, size) for model, size, _ in MODELS}
+    assert table(rows) in (root / "docs" / "measured.md").read_text()
