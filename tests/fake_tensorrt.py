@@ -30,7 +30,6 @@ STATE_BYTES = 4096  # activation memory of every fake engine
 class Behaviour:
     """What should go wrong, and what happened."""
 
-    parse_errors: list[str] = field(default_factory=list)
     build_error: str = ""
     load_error: str = ""
     run_error: str = ""
@@ -154,16 +153,6 @@ class INetworkDefinition:
         return self._layers[index]
 
 
-class IParserError:
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def desc(self) -> str:
-        return self._text
-
-
 class IOptimizationProfile:
     __slots__ = ("_shapes",)
 
@@ -190,16 +179,23 @@ class ITimingCache:
 
 class IBuilderConfig:
     __slots__ = (
-        "_cleared", "_pools", "_profiles", "_timings", "builder_optimization_level", "hardware_compatibility_level",
-        "progress_monitor",
+        "_capabilities", "_cleared", "_pools", "_profiles", "_timings", "builder_optimization_level",
+        "hardware_compatibility_level", "num_compute_capabilities", "progress_monitor",
     )  # fmt: skip
     progress_monitor: Any
+    num_compute_capabilities: int
 
     def __init__(self) -> None:
+        self._capabilities: list[ComputeCapability] = []
         self._cleared: list[BuilderFlag] = []
         self._pools: dict[MemoryPoolType, int] = {}
         self._profiles: list[IOptimizationProfile] = []
         self._timings: ITimingCache | None = None
+
+    def set_compute_capability(self, compute_capability: ComputeCapability, index: int) -> bool:
+        assert index == len(self._capabilities) < self.num_compute_capabilities
+        self._capabilities.append(compute_capability)
+        return True
 
     def clear_flag(self, flag: BuilderFlag) -> None:
         self._cleared.append(flag)
@@ -225,6 +221,13 @@ class IBuilderConfig:
 
     def get_timing_cache(self) -> ITimingCache | None:
         return self._timings
+
+
+class ComputeCapability(enum.IntEnum):
+    SM75 = 75
+    SM80 = 80
+    SM89 = 89
+    SM120 = 120
 
 
 class CudaGraphStrategy(enum.IntEnum):
@@ -445,11 +448,7 @@ def fake_tensorrt(device: FakeDevice, behaviour: Behaviour, version: str, *, rtx
         def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
             if not _walk(config.progress_monitor, behaviour):
                 return None
-            attentions = [layer._attention for layer in network._layers if layer._attention is not None]
-            error = behaviour.build_error
-            if attentions and not all(attention.decomposable for attention in attentions):
-                error = "Could not find any implementation for node {ForeignNode[attention]}."
-            if error:
+            if error := behaviour.build_error:
                 self._log.log(ILogger.Severity.WARNING, "memory is short")
                 self._log.log(ILogger.Severity.ERROR, f"IBuilder::buildSerializedNetwork: {error}\nmore of it")
                 return None
@@ -464,15 +463,13 @@ def fake_tensorrt(device: FakeDevice, behaviour: Behaviour, version: str, *, rtx
             return IHostMemory(rtx_header(content, version) + content if rtx else content)
 
     class OnnxParser:
-        __slots__ = ("_errors", "_log", "_network")
+        __slots__ = ("_log", "_network")
 
         def __init__(self, network: INetworkDefinition, logger: Any) -> None:
             self._network, self._log = network, logger
-            self._errors: list[IParserError] = []
 
         def parse_from_file(self, model: str) -> bool:
             assert type(model) is str
-            self._errors = [IParserError(text) for text in behaviour.parse_errors]
             graph = onnx.load(model)
             assert Path(model).is_file()
             self._network._graph = graph.SerializeToString()
@@ -482,14 +479,7 @@ def fake_tensorrt(device: FakeDevice, behaviour: Behaviour, version: str, *, rtx
                     attention = IAttention()
                     self._network._layers.append(ILayer(LayerType.ATTENTION_INPUT, attention))
                     self._network._layers.append(ILayer(LayerType.ATTENTION_OUTPUT))
-            return not self._errors
-
-        @property
-        def num_errors(self) -> int:
-            return len(self._errors)
-
-        def get_error(self, index: int) -> IParserError:
-            return self._errors[index]
+            return True
 
     class Runtime:
         __slots__ = ("_log",)
@@ -514,7 +504,7 @@ def fake_tensorrt(device: FakeDevice, behaviour: Behaviour, version: str, *, rtx
         DataType, TensorIOMode, LayerType, BuilderFlag, MemoryPoolType, HardwareCompatibilityLevel,
         NetworkDefinitionCreationFlag, ExecutionContextAllocationStrategy, ILogger, IProgressMonitor,
         IAttentionInputLayer, Builder, OnnxParser, Runtime,
-        *((CudaGraphStrategy, DynamicShapesKernelSpecializationStrategy) if rtx else ()),
+        *((ComputeCapability, CudaGraphStrategy, DynamicShapesKernelSpecializationStrategy) if rtx else ()),
     )  # fmt: skip
     for part in shared:
         setattr(Module, part.__name__, part)

@@ -42,7 +42,7 @@ def test_the_double_has_the_names_and_the_arity_of_the_bindings() -> None:
 def test_without_a_driver_the_sentence_says_what_to_get() -> None:
     if real.cudaGetDeviceCount()[0] == real.cudaError_t.cudaSuccess:
         pytest.skip("this machine has a GPU")
-    with pytest.raises(MissingDependency, match=r"no GPU.*pip install 'sovit\[gpu\]' on a machine with an NVIDIA GPU"):
+    with pytest.raises(MissingDependency, match=r"no GPU.*this needs a machine with an NVIDIA GPU and its driver"):
         cuda.current_gpu()
 
 

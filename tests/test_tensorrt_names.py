@@ -40,7 +40,6 @@ def test_the_doubles_take_the_arguments_that_the_docstrings_name(major: str) -> 
     classes = {
         "IExecutionContext": doubles._Context,
         "ICudaEngine": doubles._Engine,
-        "ParserError": doubles.IParserError,
     }
     module = doubles.fake_tensorrt(None, doubles.Behaviour(), "11")  # type: ignore[arg-type]
     compared = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from benchmarks.studies.fusion import MODELS, Row, table
 from sovit.artifact import GRAPH, Artifact, Precision, hash_files, open_artifact, write_manifest
 from sovit.cli import main
 from sovit.errors import ConfigError, PlanMismatch, RuntimeFailure
+from sovit.runtime.tensorrt import compile as compiling
+from sovit.runtime.tensorrt import network
 from sovit.runtime.tensorrt.compile import compile_engine
 from sovit.runtime.tensorrt.cuda import Gpu
 from sovit.runtime.tensorrt.engine_folder import DESCRIPTION, ENGINE, read_engine, require_fit
@@ -76,6 +79,7 @@ def test_every_precision_builds(
     blocks = {"fp32": "not fused", "int8": "not fused", "fp8-bf16": "fused fp8"}.get(precision, "fused")
     assert engine.attention["blocks"] == blocks
     assert ("map_head" in engine.attention) == (ROWS[name]["pool"] == "map")
+    assert (b"qmma_e4m3" in content) == (precision == "fp8-bf16"), "the kernel's name says what it multiplies"
     capabilities = ("8.9", "12.0", "12.1") if precision == "fp8-bf16" else ()
     assert engine.compute_capabilities == capabilities
 
@@ -136,15 +140,13 @@ def test_named_gpus_are_built_for(precision: Precision, tmp_path: Path) -> None:
 
 def test_what_cannot_be_built_is_told_and_leaves_nothing(artifact: Artifact, tmp_path: Path) -> None:
     out = tmp_path / "engine"
-    with pytest.raises(ConfigError, match=r"9\.0 is not one .*: 7\.5, 8\.0, 8\.6, 8\.9, 12\.0, 12\.1\."):
+    with pytest.raises(ConfigError, match=r"9\.0 is not one .* takes 8\.0, 8\.6, 8\.9, 12\.0, 12\.1\."):
         compile_engine(artifact, out, CompileOptions(compute_capabilities=("9.0",)))
-    with pytest.raises(RuntimeFailure, match=r"for 7\.5, which has no bf16: export it as fp16"):
-        compile_engine(artifact, out, CompileOptions(compute_capabilities=("7.5",)))
 
     def unknown(model: onnx.ModelProto) -> None:
         next(node for node in model.graph.node if node.op_type == "Gelu").op_type = "Swirl"
 
-    with pytest.raises(RuntimeFailure, match=r"cannot read .*model\.onnx: .* \(node Gelu_\d+\)\."):
+    with pytest.raises(RuntimeFailure, match=r"model\.onnx: it does not know the operator Swirl \(node Gelu_\d+\)\."):
         compile_engine(change(artifact, unknown), out, BATCH)
     assert not out.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact"]
@@ -172,32 +174,74 @@ def test_an_engine_takes_the_place_of_an_older_one_and_of_nothing_else(artifact:
         compile_engine(artifact, out, BATCH)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_fp8_is_not_for_amperes(tmp_path: Path) -> None:
+    spec = tiny_spec(width=128, pool="gap", image_size=(32, 32))
+    artifact = exported(random_model(spec.model), spec, tmp_path / "artifact", "fp8-bf16")
+    with pytest.raises(RuntimeFailure, match=r"capability 8\.0, which has no fp8: export it as int8-bf16, or leave"):
+        compile_engine(artifact, tmp_path / "engine", CompileOptions(compute_capabilities=("8.0",)))
+    assert not (tmp_path / "engine").exists()
+
+
+def test_int8_attention_has_no_fused_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why int8-bf16 leaves attention as it is: with q, k, v and the softmax in int8 nothing fused is to be had."""
+    spec = tiny_spec(width=128, pool="gap", image_size=(32, 32))
+
+    def quantised(self: Any, q: str, k: str, v: str, name: str) -> str:
+        q, k, v = (self._quantize(value, f"{name}.{part}") for value, part in ((q, "q"), (k, "k"), (v, "v")))
+        heads = self._config.num_heads
+        return str(self._graph.node("Attention", q, k, v, q_num_heads=heads, kv_num_heads=heads, scale=1.0))
+
+    monkeypatch.setattr("export.graph._ViTGraph._attention", quantised)
+    artifact = exported(random_model(spec.model), spec, tmp_path / "artifact", "int8-bf16")
+    trt = TENSORRT_RTX.load()
+    decide = network._decide
+
+    def in_int8(trt: Any, built: Any, attention: Any, part: network.Part, plan: network.AttentionPlan) -> Any:
+        step = decide(trt, built, attention, part, network.AttentionPlan(plan.fused, fp8=True))
+        step[0] = 1 / 127
+        attention.normalization_quantize_to_type = trt.DataType.INT8
+        return step
+
+    monkeypatch.setattr(network, "_decide", in_int8)
+    for capability in ("8.0", "8.9", "12.0"):
+        for fused, builds in ((frozenset[network.Part]({"blocks"}), False), (frozenset[network.Part](), True)):
+            plan = network.AttentionPlan(fused)
+            content = compiling._build(trt, TENSORRT_RTX, artifact, BATCH, plan, None, (capability,))
+            assert (content is not None) == builds, capability
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_build_leaves_nothing(artifact: Artifact, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out" / "engine"
     out.parent.mkdir()
-    program = (
-        "import sys, sovit.runtime.tensorrt.compile as c, time\n"
-        "build = c.build_engine\n"
-        "def slow(*a, **k):\n"
-        "    engine = build(*a, **k)\n"
-        "    print('built', flush=True)\n"
-        "    time.sleep(60)\n"
-        "    return engine\n"
-        "c.build_engine = slow\n"
+    program = (  # a build whose steps take long, interrupted in the middle of them
+        "import sys, time, sovit.runtime.tensorrt.compile as c\n"
+        "def step(self, name, step):\n"
+        "    print('building', flush=True)\n"
+        "    time.sleep(0.2)\n"
+        "c._Phases.step = step\n"
         "from sovit.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", program, "compile", str(artifact.folder), "--for", "rtx", "--out", str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "built\n"
+        assert process.stderr is not None
+        assert process.stdout.readline() == "building\n"
         process.send_signal(number)
-        status = process.wait(30)
-    assert status != 0
-    assert not out.exists()
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == (-number if number == signal.SIGKILL else 130)
+    assert "Traceback" not in error
+    assert not list(out.parent.iterdir())
     compile_engine(artifact, out, BATCH)
     assert read_engine(out, artifact)
+
+
+def test_a_bar_is_drawn_while_the_library_is_kept_quiet(artifact: Artifact, capfd: pytest.CaptureFixture[str]) -> None:
+    with compiling._quiet():
+        os.write(2, b"Internal Error: from the library")
+        print("from Python", file=sys.stderr)
+    assert capfd.readouterr().err == "from Python\n"
 
 
 def test_two_builds_at_once_are_two_whole_engines(artifact: Artifact, tmp_path: Path) -> None:
@@ -259,6 +303,13 @@ def test_an_engine_for_something_else_is_refused(engine: Path, artifact: Artifac
         require_fit(engine, description, artifact, "9.9.9.9", ADA)
     with pytest.raises(PlanMismatch, match=r"8\.0 and newer, and Tesla T4 has 7\.5"):
         require_fit(engine, description, artifact, description.tensorrt, TURING)
+    data = json.loads((engine / DESCRIPTION).read_text())
+    for wrong in ({"library": "tensorrt"}, {"tensorrt": "1.7\x1b[31m"}, {"bytes": 1}, {"batch": [5, 1, 0]}):
+        (engine / DESCRIPTION).write_text(json.dumps(data | wrong))
+        with pytest.raises(PlanMismatch) as caught:
+            read_engine(engine, artifact)
+        assert str(caught.value).isprintable()
+    (engine / DESCRIPTION).write_text(json.dumps(data))
     other = change(artifact, lambda model: model.graph.__setattr__("name", "other"))
     with pytest.raises(PlanMismatch, match="built from another artifact"):
         read_engine(engine, other)

@@ -70,7 +70,7 @@ def rows(
         calibration = calibration_images(source.spec.preprocess, images, reference)[:16]
         for precision in precisions:
             with tempfile.TemporaryDirectory(prefix="sovit-bench-") as folder:
-                quantized = calibration if "8" in precision.replace("fp16", "") else []
+                quantized = calibration if precision.startswith(("int8", "fp8")) else []
                 options = ExportOptions(precision=precision)
                 artifact = export_onnx(source, Path(folder) / "artifact", reference, options, quantized)
                 for capability in CAPABILITIES:
@@ -90,7 +90,8 @@ def _row(artifact: Artifact, variant: str, size: int, capability: str) -> Row:
         engine = build_engine(
             TENSORRT_RTX.load(), TENSORRT_RTX, artifact, CompileOptions(batch=BATCH), capabilities=(capability,)
         )
-        attention, megabytes = {part: fusion for part, fusion in engine.attention.items()}, len(engine.content) / 1e6
+        attention = {str(part): str(fusion) for part, fusion in engine.attention.items()}
+        megabytes = len(engine.content) / 1e6
     except RuntimeFailure as error:
         failure = str(error).replace(str(artifact.folder), variant)
     return Row(
@@ -120,7 +121,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs, for parity and calibration")
-    parser.add_argument("--models", nargs="+", help=f"of {', '.join(sorted({name for name, _, _ in MODELS}))}")
+    parser.add_argument("--models", nargs="+", choices=sorted({name for name, _, _ in MODELS}), help="all by default")
     parser.add_argument("--out", type=Path, help="write the result as JSON there")
     arguments = parser.parse_args()
     must_be_writable(arguments.out)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
-from sovit.artifact import Artifact, open_artifact
+from sovit.artifact import open_artifact
 from sovit.commands.result import Result
 from sovit.errors import ConfigError
 from sovit.runtime.tensorrt.compile import CompiledPlan, compile_engine, compile_plan, take_engine
@@ -22,15 +22,15 @@ def compile_artifact(arguments: argparse.Namespace) -> Result:
     is_rtx = arguments.library == "rtx"
     if is_rtx and options.hardware_compatibility != "none":
         raise ConfigError("--hardware-compatibility is TensorRT's: for rtx name the GPUs, --compute-capability X.Y.")
+    if arguments.engine is not None:
+        if arguments.out is not None or options != CompileOptions():
+            raise ConfigError("--from takes an engine as it was built: leave the options of building it out.")
+        artifact = open_artifact(arguments.artifact)
+        return _plan(take_engine(artifact, arguments.engine), 0.0)
     if not is_rtx and arguments.out is not None:
         raise ConfigError("--out is for --for rtx: a plan of TensorRT belongs to the machine it was made on.")
     if options.compute_capabilities and arguments.out is None:
         raise ConfigError("--compute-capability is for an engine that travels: give --for rtx and --out ENGINE.")
-    if arguments.engine is not None:
-        if arguments.out is not None or replace(options, batch=None) != CompileOptions() or options.batch is not None:
-            raise ConfigError("--from takes an engine as it was built: leave the options of building it out.")
-        artifact = open_artifact(arguments.artifact)
-        return _plan(artifact, take_engine(artifact, arguments.engine), 0.0)
     artifact = open_artifact(arguments.artifact)
     started = time.monotonic()
     if arguments.out is not None:
@@ -47,10 +47,10 @@ def compile_artifact(arguments: argparse.Namespace) -> Result:
         data = {"path": str(arguments.out), "bytes": engine.bytes, "seconds": seconds, "engine": asdict(engine)}
         return Result(data, "\n".join(lines))
     compiled = compile_plan(artifact, options, TENSORRT_RTX if is_rtx else TENSORRT)
-    return _plan(artifact, compiled, time.monotonic() - started)
+    return _plan(compiled, time.monotonic() - started)
 
 
-def _plan(artifact: Artifact, compiled: CompiledPlan, seconds: float) -> Result:
+def _plan(compiled: CompiledPlan, seconds: float) -> Result:
     plan, parity = compiled.plan, compiled.plan.parity
     agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.1%}"
     took = f", {seconds:,.0f} s" if seconds else ""

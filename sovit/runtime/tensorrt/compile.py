@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 from sovit.artifact import Artifact
 from sovit.cache import cache_folder, write_whole
-from sovit.errors import ConfigError, RuntimeFailure
+from sovit.errors import ConfigError, PlanMismatch, RuntimeFailure
 from sovit.parity import Parity, measure_parity
 from sovit.progress import progress
 from sovit.runtime.tensorrt.cuda import Gpu, current_gpu
-from sovit.runtime.tensorrt.engine_folder import EngineDescription, read_engine, require_fit, write_engine
+from sovit.runtime.tensorrt.engine_folder import (
+    EngineDescription,
+    check_engine_folder,
+    read_engine,
+    require_fit,
+    write_engine,
+)
 from sovit.runtime.tensorrt.library import TENSORRT, TENSORRT_RTX, Library, log_of
 from sovit.runtime.tensorrt.network import AttentionPlan, Fusion, Part, attention_plans, model_parts, parse
 from sovit.runtime.tensorrt.options import CompileOptions
@@ -38,9 +46,8 @@ from sovit.runtime.tensorrt.runtime import open_plan
 
 _ABOUT_ATTENTION: Final = re.compile("attention|decompos|implementation", re.IGNORECASE)
 _FP8_CAPABILITIES: Final = ("8.9", "12.0", "12.1")  # of those that TensorRT for RTX builds for
-_WRONG_TYPE: Final = re.compile(r"Cannot compile for target\(s\) ([^,]*),.*datatypes: ([^.]*)\.")
-_TYPES: Final = {"b16": "bf16", "fp8_e4m3": "fp8"}
-_ALTERNATIVES: Final = {"fp8": "int8-bf16", "bf16": "fp16"}
+_WRONG_TYPE: Final = re.compile(r"Cannot compile for target\(s\) ([^,]*),.*datatypes: fp8_e4m3")
+_OLDEST_CAPABILITY: Final = (8, 0)  # 7.5 has neither bf16 nor the float32 products of a head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,8 @@ def compile_plan(
     if options.hardware_compatibility == "ampere_plus" and not since_ampere(gpu):
         raise ConfigError(f"a plan for Ampere and newer cannot be built on {gpu.name}: leave ampere_plus out.")
     batch = options.batch or artifact.manifest.batch
-    engine = build_engine(trt, library, artifact, options, gpu=gpu)
+    here = (gpu.compute_capability,) if library.builds_anywhere and gpu.compute_capability in _known(trt) else ()
+    engine = build_engine(trt, library, artifact, options, gpu=gpu, capabilities=here)
     return _keep(
         library,
         artifact,
@@ -91,7 +99,7 @@ def compile_plan(
             workspace_gib=options.workspace_gib,
             builder_level=options.builder_level,
             attention=dict(engine.attention),
-            parity=_parity(artifact, engine.content, library),
+            parity=_parity(artifact, engine.content, library, batch),
         ),
         gpu,
     )
@@ -110,24 +118,23 @@ def compile_engine(artifact: Artifact, out: Path, options: CompileOptions | None
     if not capabilities and artifact.manifest.precision == "fp8-bf16":
         capabilities = _FP8_CAPABILITIES
     _check_capabilities(trt, capabilities)
-    with write_engine(out) as write:
-        engine = build_engine(trt, library, artifact, options, capabilities=capabilities)
-        return write(
-            engine.content,
-            EngineDescription(
-                artifact_sha256=artifact.sha256,
-                name=artifact.manifest.name,
-                precision=artifact.manifest.precision,
-                engine_sha256=bytes_sha256(engine.content),
-                bytes=len(engine.content),
-                library=library.name,
-                tensorrt=trt.__version__,
-                compute_capabilities=capabilities,
-                batch=options.batch or artifact.manifest.batch,
-                builder_level=options.builder_level,
-                attention=dict(engine.attention),
-            ),
-        )
+    check_engine_folder(out)
+    engine = build_engine(trt, library, artifact, options, capabilities=capabilities)
+    description = EngineDescription(
+        artifact_sha256=artifact.sha256,
+        name=artifact.manifest.name,
+        precision=artifact.manifest.precision,
+        engine_sha256=bytes_sha256(engine.content),
+        bytes=len(engine.content),
+        library=library.name,
+        tensorrt=trt.__version__,
+        compute_capabilities=capabilities,
+        batch=options.batch or artifact.manifest.batch,
+        builder_level=options.builder_level,
+        attention=dict(engine.attention),
+    )
+    write_engine(out, engine.content, description)
+    return description
 
 
 def take_engine(artifact: Artifact, folder: Path) -> CompiledPlan:
@@ -156,7 +163,7 @@ def take_engine(artifact: Artifact, folder: Path) -> CompiledPlan:
             workspace_gib=None,
             builder_level=engine.builder_level,
             attention=engine.attention,
-            parity=_parity(artifact, content, library),
+            parity=_parity(artifact, content, library, engine.batch),
         ),
         gpu,
     )
@@ -168,12 +175,22 @@ def _keep(library: Library, artifact: Artifact, content: bytes, plan: Plan, gpu:
     return CompiledPlan(path=path, bytes=len(content), plan=plan)
 
 
-def _parity(artifact: Artifact, content: bytes, library: Library) -> Parity:
-    """The plan's outputs for the reference images, run as a service would run them."""
+def _parity(artifact: Artifact, content: bytes, library: Library, batch: tuple[int, int, int]) -> Parity:
+    """The plan's outputs for the reference images, run as a service would run them.
+
+    What is compiled meanwhile is kept only if they are right.
+    """
     images, reference = artifact.reference()
-    (runtime,) = open_plan(artifact, content, library)
+    (runtime,) = open_plan(artifact, content, library, keep_kernels=False)
     try:
-        return measure_parity(runtime, images, reference).require()
+        if runtime.batch != batch:
+            raise PlanMismatch(
+                f"the engine takes batches of {':'.join(map(str, runtime.batch))}, and is said to take "
+                f"{':'.join(map(str, batch))}."
+            )
+        parity = measure_parity(runtime, images, reference).require()
+        runtime.keep_kernels()
+        return parity
     finally:
         runtime.close()
 
@@ -193,10 +210,10 @@ def build_engine(
     `RuntimeFailure` with the library's own reason.
     """
     log = log_of(trt)
-    first, *others = attention_plans(artifact)
-    for plan in (first, *others):
+    plans = attention_plans(artifact)
+    for plan in plans:
         log.forget()
-        with _quiet() if plan != (first, *others)[-1] else ExitStack():
+        with nullcontext() if plan is plans[-1] else _quiet():
             content = _build(trt, library, artifact, options, plan, gpu, capabilities)
         if content is not None:
             return Engine(content, {part: plan.of(part) for part in model_parts(artifact)})
@@ -229,15 +246,16 @@ def _build(
             profile.set_shape(tensor.name, *shapes)
         if config.add_optimization_profile(profile) < 0:
             raise RuntimeFailure(f"{library.title} refuses batches of {':'.join(map(str, batch))}: {log.reason()}.")
-        _configure(trt, config, options)
+        _configure(trt, library, config, options)
         for index, capability in enumerate(capabilities):
             config.num_compute_capabilities = len(capabilities)
-            config.set_compute_capability(_capability(trt, capability), index)
+            if not config.set_compute_capability(_capability(trt, capability), index):
+                raise RuntimeFailure(f"{library.title} refuses compute capability {capability}: {log.reason()}.")
         timings = None
         if gpu is not None and not library.builds_anywhere:
             timings = cache_folder("timings") / f"{file_name(gpu.name)}-{library.name}-{trt.__version__}.cache"
             _load_timings(config, timings)
-        with _monitor(trt) as monitor:
+        with _monitor(trt) as monitor, _interrupts(monitor):
             config.progress_monitor = monitor
             content = builder.build_serialized_network(network, config)
         del kept
@@ -251,11 +269,9 @@ def _build(
 def _why_not(library: Library, artifact: Artifact, log: Any) -> str:
     """Why nothing was built, and what would do, where that is known."""
     if (wrong := _WRONG_TYPE.search(log.errors())) is not None:
-        types = [_TYPES.get(name.strip(), name.strip()) for name in wrong[2].split(",")]
-        use = next((_ALTERNATIVES[name] for name in types if name in _ALTERNATIVES), "")
         return (
-            f"{library.title} cannot compile {artifact.folder} for {_capability_names(wrong[1])}, which has no "
-            f"{' and no '.join(types)}: {f'export it as {use}, or ' if use else ''}leave that GPU out."
+            f"{library.title} cannot compile {artifact.folder} for compute capability {_capability_names(wrong[1])}, "
+            "which has no fp8: export it as int8-bf16, or leave that GPU out."
         )
     return f"{library.title} cannot compile {artifact.folder}: {log.reason()}."
 
@@ -269,28 +285,34 @@ def _capability(trt: Any, capability: str) -> Any:
     return getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
 
 
-def _check_capabilities(trt: Any, capabilities: tuple[str, ...]) -> None:
-    known = [
+def _known(trt: Any) -> list[str]:
+    """The compute capabilities that TensorRT for RTX builds for, of those that have what our graphs need."""
+    return [
         f"{name[2:-1]}.{name[-1]}"
         for name in sorted(trt.ComputeCapability.__members__, key=lambda name: (len(name), name))
-        if name.startswith("SM")
+        if name.startswith("SM") and (int(name[2:-1]), int(name[-1])) >= _OLDEST_CAPABILITY
     ]
+
+
+def _check_capabilities(trt: Any, capabilities: tuple[str, ...]) -> None:
+    known = _known(trt)
     for capability in capabilities:
         if capability not in known:
             raise ConfigError(
-                f"--compute-capability {capability} is not one that TensorRT for RTX {trt.__version__} builds for: "
-                f"{', '.join(known)}."
+                f"--compute-capability {capability} is not one that can be built for: TensorRT for RTX "
+                f"{trt.__version__} takes {', '.join(known)}."
             )
 
 
-def _configure(trt: Any, config: Any, options: CompileOptions) -> None:
+def _configure(trt: Any, library: Library, config: Any, options: CompileOptions) -> None:
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default: float32 products would keep 10 bits of 23
     config.builder_optimization_level = options.builder_level
-    config.hardware_compatibility_level = {
-        "none": trt.HardwareCompatibilityLevel.NONE,
-        "same_compute_capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
-        "ampere_plus": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
-    }[options.hardware_compatibility]
+    if not library.builds_anywhere:  # there the GPUs are named instead
+        config.hardware_compatibility_level = {
+            "none": trt.HardwareCompatibilityLevel.NONE,
+            "same_compute_capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
+            "ampere_plus": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
+        }[options.hardware_compatibility]
     if options.workspace_gib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(options.workspace_gib * 2**30))
 
@@ -305,21 +327,43 @@ def _load_timings(config: Any, path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep off the terminal what the library itself writes there when an attempt fails that was expected to."""
-    try:
-        terminal = os.dup(2)
-    except OSError:  # nothing is open there
+def _interrupts(monitor: Any) -> Iterator[None]:
+    """Have SIGINT and SIGTERM cancel the build at its next step.
+
+    Raised in the middle of the library's own code, an interrupt would be taken for a failure of the build.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+
+    def cancel(number: int, frame: FrameType | None) -> None:
+        monitor.interrupted = True
+
+    before = {number: signal.signal(number, cancel) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the terminal what the library itself writes there when an attempt fails that may fail.
+
+    What Python writes to standard error, such as the progress bar, still gets there.
+    """
+    with ExitStack() as stack:
+        try:
+            terminal = stack.enter_context(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1))
+            nowhere = stack.enter_context(open(os.devnull, "wb"))
+        except OSError:  # nothing is open there
+            yield
+            return
+        stack.callback(os.dup2, terminal.fileno(), 2)
+        os.dup2(nowhere.fileno(), 2)
+        stack.enter_context(redirect_stderr(terminal))
+        yield
 
 
 @contextmanager

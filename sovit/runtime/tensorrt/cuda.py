@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from sovit.errors import MissingDependency, RuntimeFailure
 
-HOW_TO_GET_IT: Final = (
-    "pip install 'sovit[gpu]' on a machine with an NVIDIA GPU and its driver (580 or newer for CUDA 13)"
-)
+_NEEDED: Final = "this needs a machine with an NVIDIA GPU and its driver (580 or newer for CUDA 13)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ def cuda_runtime() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise MissingDependency(f"cuda-bindings is not installed: {HOW_TO_GET_IT}.") from error
+        raise MissingDependency("cuda-bindings is not installed: pip install 'sovit[gpu]', or 'sovit[rtx]'.") from error
     return runtime
 
 
@@ -52,7 +50,7 @@ def check(result: tuple[Any, ...]) -> Any:
     if error != cudart.cudaError_t.cudaSuccess:
         reason = _text(cudart.cudaGetErrorString(error)[1])
         if error in (cudart.cudaError_t.cudaErrorNoDevice, cudart.cudaError_t.cudaErrorInsufficientDriver):
-            raise MissingDependency(f"CUDA finds no GPU it can use ({reason}): {HOW_TO_GET_IT}.")
+            raise MissingDependency(f"CUDA finds no GPU it can use ({reason}): {_NEEDED}.")
         if error == cudart.cudaError_t.cudaErrorMemoryAllocation:
             raise RuntimeFailure(
                 "the GPU, or the memory that can be pinned for it, is full: use fewer lanes, or a smaller largest "
@@ -68,9 +66,9 @@ def current_gpu() -> Gpu:
     try:
         count = check(cudart.cudaGetDeviceCount())
     except RuntimeError as error:  # bindings that find no driver library to load
-        raise MissingDependency(f"CUDA's driver cannot be loaded: {HOW_TO_GET_IT}.") from error
+        raise MissingDependency(f"CUDA's driver cannot be loaded: {_NEEDED}.") from error
     if count < 1:
-        raise MissingDependency(f"CUDA finds no GPU: {HOW_TO_GET_IT}.")
+        raise MissingDependency(f"CUDA finds no GPU: {_NEEDED}.")
     properties = check(cudart.cudaGetDeviceProperties(0))
     return Gpu(
         name=_text(properties.name),

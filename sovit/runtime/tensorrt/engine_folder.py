@@ -9,18 +9,17 @@ library's version and the GPU's compute capability were checked, and enters the 
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
 from pydantic import ConfigDict
 
-from sovit.artifact import Artifact, Precision
+from sovit.artifact import Artifact, Precision, check_batch
 from sovit.errors import ConfigError, PlanMismatch, RuntimeFailure
-from sovit.folder import replace_folder
+from sovit.folder import check_replaceable, replace_folder
 from sovit.jsonio import STRICT, from_dict, read_json, to_dict, write_json
 from sovit.runtime.tensorrt.cuda import Gpu
 from sovit.runtime.tensorrt.library import LibraryName
@@ -33,6 +32,7 @@ SCHEMA_VERSION: Final = 1
 # The header of an engine as TensorRT for RTX 1.7 writes it: magic, two words, the length of all, the version in bytes.
 _HEADER: Final = struct.Struct("<4s4x8xQ4B")
 _MAGIC: Final = b"vtrt"
+_VERSION: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +57,34 @@ class EngineDescription:
     attention: dict[Part, Fusion] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        check_batch(self.batch)
 
-@contextmanager
-def write_engine(folder: Path) -> Iterator[Callable[[bytes, EngineDescription], EngineDescription]]:
-    """Yield what writes an engine and its description; the folder is there when the block ends without an error."""
+
+def check_engine_folder(folder: Path) -> None:
+    """Raise `ConfigError` for a place that an engine cannot be written to: before it is built, not after."""
+    parent = next((path for path in folder.absolute().parents if path.exists()), None)
+    if parent is not None and not parent.is_dir():
+        raise ConfigError(f"{folder} cannot be written: {parent} is not a folder.")
+    check_replaceable(folder, "engine", _own_files)
+
+
+def write_engine(folder: Path, content: bytes, description: EngineDescription) -> None:
+    """Write an engine that will be readable where it is taken to. Raises `RuntimeFailure` where it cannot be written.
+
+    Whatever happens, the folder is there whole, or as it was.
+    """
+    try:
+        _check_header(content, description.tensorrt)
+    except PlanMismatch as error:
+        raise RuntimeFailure(
+            f"TensorRT for RTX {description.tensorrt} writes engines whose header this version of sovit does not know: "
+            "install the version that sovit was released with."
+        ) from error
     try:
         with replace_folder(folder, "engine", _own_files) as aside:
-
-            def write(content: bytes, description: EngineDescription) -> EngineDescription:
-                (aside / ENGINE).write_bytes(content)
-                write_json(aside / DESCRIPTION, to_dict(description))
-                return description
-
-            yield write
+            (aside / ENGINE).write_bytes(content)
+            write_json(aside / DESCRIPTION, to_dict(description))
     except OSError as error:
         raise RuntimeFailure(f"{folder} cannot be written: {error.strerror or error}.") from error
 
@@ -87,15 +102,20 @@ def read_engine(folder: Path, artifact: Artifact) -> tuple[bytes, EngineDescript
         engine = from_dict(EngineDescription, data, str(folder / DESCRIPTION))
     except ConfigError as error:
         raise PlanMismatch(f"{str(error).rstrip('.')}: {again}.") from error
+    if engine.library != "tensorrt-rtx" or not _VERSION.fullmatch(engine.tensorrt):
+        raise PlanMismatch(f"{folder / DESCRIPTION} does not describe an engine of TensorRT for RTX: {again}.")
     if engine.artifact_sha256 != artifact.sha256:
-        raise PlanMismatch(f"{folder} was built from another artifact ({engine.name}): {again}.")
+        raise PlanMismatch(f"{folder} was built from another artifact: {again}.")
     try:
         content = (folder / ENGINE).read_bytes()
     except OSError as error:
         raise PlanMismatch(f"{folder / ENGINE} cannot be read ({error.strerror}): {again}.") from error
-    if bytes_sha256(content) != engine.engine_sha256:
+    if len(content) != engine.bytes or bytes_sha256(content) != engine.engine_sha256:
         raise PlanMismatch(f"{folder / ENGINE} does not have the hash in its description, it is damaged: {again}.")
-    _check_header(content, engine.tensorrt, folder / ENGINE, again)
+    try:
+        _check_header(content, engine.tensorrt)
+    except PlanMismatch as error:
+        raise PlanMismatch(f"{folder / ENGINE} {error}: {again}.") from error
     return content, engine
 
 
@@ -118,18 +138,16 @@ def _again(folder: Path, artifact: Artifact) -> str:
     return f"build it again with sovit compile {artifact.folder} --for rtx --out {folder}"
 
 
-def _check_header(content: bytes, tensorrt: str, path: Path, again: str) -> None:
-    """Raise `PlanMismatch` for bytes that are not a whole engine of the version that the description names."""
+def _check_header(content: bytes, tensorrt: str) -> None:
+    """Raise `PlanMismatch`, with the end of a sentence, for bytes that are not a whole engine of this version."""
     if len(content) < _HEADER.size or content[: len(_MAGIC)] != _MAGIC:
-        raise PlanMismatch(f"{path} is not an engine of TensorRT for RTX: {again}.")
+        raise PlanMismatch("is not an engine of TensorRT for RTX")
     _, size, *version = _HEADER.unpack_from(content)
     if size != len(content):
-        raise PlanMismatch(f"{path} has {len(content):,} bytes, and its header says {size:,}, it is damaged: {again}.")
+        raise PlanMismatch(f"has {len(content):,} bytes, and its header says {size:,}, it is damaged")
     if ".".join(map(str, version)) != tensorrt:
         written = ".".join(map(str, version))
-        raise PlanMismatch(
-            f"{path} was written by TensorRT for RTX {written}, and its description says {tensorrt}: {again}."
-        )
+        raise PlanMismatch(f"was written by TensorRT for RTX {written}, and its description says {tensorrt}")
 
 
 def _runs_on(engine: EngineDescription, gpu: Gpu) -> bool:

@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any, Final, Literal
 
 from sovit.errors import MissingDependency
-from sovit.runtime.tensorrt.cuda import HOW_TO_GET_IT
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +35,10 @@ class Library:
     how_to_get_it: str
     builds_anywhere: bool = False
     compiles_at_load: bool = False
+
+    def compile_command(self, artifact: object) -> str:
+        """The command that makes a plan of an artifact here."""
+        return f"sovit compile {artifact}{' --for rtx' if self.compiles_at_load else ''}"
 
     def load(self) -> Any:
         """The module. Raises `MissingDependency` where it is missing, cannot be loaded or is too old."""
@@ -59,7 +62,7 @@ TENSORRT: Final = Library(
     "TensorRT",
     ("tensorrt",),
     (10, 14),  # the first whose ONNX parser takes Attention (release notes of its parser)
-    HOW_TO_GET_IT,
+    "pip install 'sovit[gpu]' on a machine with an NVIDIA GPU",
 )
 TENSORRT_RTX: Final = Library(
     "tensorrt-rtx",

@@ -92,6 +92,8 @@ def _first_error(parser: Any) -> str:
     if not parser.num_errors:
         return "it gave no reason"
     error = parser.get_error(0)
+    if "Plugin not found" in error.desc():  # what it says of an operator that it does not know
+        return f"it does not know the operator {error.node_operator()} (node {error.node_name()})"
     words = (str(error.desc()).strip().splitlines() or ["it gave no reason"])[0].rstrip(".")
     node = getattr(error, "node_name", lambda: "")()
     operator = getattr(error, "node_operator", lambda: "")()

@@ -12,6 +12,7 @@ from sovit.errors import ConfigError
 from sovit.runtime.tensorrt.plan import HardwareCompatibility
 
 HIGHEST_LEVEL: Final = 5
+_MOST_GIB: Final = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ class CompileOptions:
     def __post_init__(self) -> None:
         if self.batch is not None:
             check_batch(self.batch)
-        if self.workspace_gib is not None and not 0 < self.workspace_gib < float("inf"):
-            raise ConfigError(f"workspace_gib is {self.workspace_gib}, it must be a number of GiB above 0.")
+        if self.workspace_gib is not None and not 0 < self.workspace_gib <= _MOST_GIB:
+            raise ConfigError(f"workspace_gib is {self.workspace_gib}, it must be above 0 and at most {_MOST_GIB:,}.")
         if not 0 <= self.builder_level <= HIGHEST_LEVEL:
             raise ConfigError(f"builder_level is {self.builder_level}, it must be from 0 to {HIGHEST_LEVEL}.")
         if self.hardware_compatibility not in get_args(HardwareCompatibility):
@@ -88,5 +89,5 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
         workspace_gib=arguments.workspace_gib,
         builder_level=arguments.builder_level,
         hardware_compatibility=arguments.hardware_compatibility,
-        compute_capabilities=tuple(getattr(arguments, "compute_capability", ())),
+        compute_capabilities=tuple(dict.fromkeys(getattr(arguments, "compute_capability", ()))),
     )

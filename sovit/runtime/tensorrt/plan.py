@@ -24,7 +24,7 @@ from sovit.errors import ConfigError, PlanMismatch
 from sovit.jsonio import STRICT, from_dict, read_json, to_dict
 from sovit.parity import Parity
 from sovit.runtime.tensorrt.cuda import Gpu
-from sovit.runtime.tensorrt.library import LibraryName
+from sovit.runtime.tensorrt.library import LIBRARIES, LibraryName
 from sovit.runtime.tensorrt.network import Fusion, Part
 
 # What a plan runs on: the GPU it was made on, every one of its compute capability, or every one since Ampere.
@@ -88,7 +88,8 @@ def find_plan(artifact: Artifact, gpu: Gpu, library: LibraryName, tensorrt: str)
     content = path.read_bytes()
     if bytes_sha256(content) != plan.plan_sha256:
         raise PlanMismatch(
-            f"{path} does not have the hash in its description, it is damaged: run `sovit compile {artifact.folder}`."
+            f"{path} does not have the hash in its description, it is damaged: run "
+            f"`{LIBRARIES[library].compile_command(artifact.folder)}`."
         )
     return plan, content
 
@@ -96,7 +97,7 @@ def find_plan(artifact: Artifact, gpu: Gpu, library: LibraryName, tensorrt: str)
 def find_description(artifact: Artifact, gpu: Gpu, library: LibraryName, tensorrt: str) -> tuple[Plan, Path]:
     """As `find_plan`, with the plan's path and without a look at its content."""
     sha256 = artifact.sha256
-    fix = f"run `sovit compile {artifact.folder}{' --for rtx' if library == 'tensorrt-rtx' else ''}`"
+    fix = f"run `{LIBRARIES[library].compile_command(artifact.folder)}`"
     for compatibility in get_args(HardwareCompatibility):
         path = plan_path(sha256, gpu, library, tensorrt, compatibility)
         if path.is_file():

@@ -23,7 +23,7 @@ from sovit.cache import write_whole
 from sovit.errors import ArtifactMismatch, ConfigError, MissingDependency, PlanMismatch, RuntimeFailure
 from sovit.preprocess import Images
 from sovit.runtime.batches import batch_sizes
-from sovit.runtime.tensorrt.cuda import DeviceBuffer, Gpu, Graph, HostBuffer, Stream, current_gpu
+from sovit.runtime.tensorrt.cuda import DeviceBuffer, Graph, HostBuffer, Stream, current_gpu
 from sovit.runtime.tensorrt.library import TENSORRT, Library, log_of
 from sovit.runtime.tensorrt.plan import find_description, find_plan, plan_path
 
@@ -38,9 +38,9 @@ def open_tensorrt(artifact: Artifact, library: Library = TENSORRT, *, lanes: int
     Raises `MissingDependency` without TensorRT or a GPU, `PlanMismatch` without a plan that fits, and
     `ArtifactMismatch` where the plan's inputs or outputs are not the manifest's.
     """
-    gpu, trt = current_gpu(), library.load()
-    _, content = find_plan(artifact, gpu, library.name, trt.__version__)
-    return open_plan(artifact, content, library, lanes=lanes, gpu=gpu)
+    trt = library.load()
+    _, content = find_plan(artifact, current_gpu(), library.name, trt.__version__)
+    return open_plan(artifact, content, library, lanes=lanes)
 
 
 def is_compiled(artifact: Artifact, library: Library = TENSORRT) -> bool:
@@ -53,9 +53,12 @@ def is_compiled(artifact: Artifact, library: Library = TENSORRT) -> bool:
 
 
 def open_plan(
-    artifact: Artifact, content: bytes, library: Library = TENSORRT, *, lanes: int = 1, gpu: Gpu | None = None
+    artifact: Artifact, content: bytes, library: Library = TENSORRT, *, lanes: int = 1, keep_kernels: bool = True
 ) -> list[TensorRtRuntime]:
-    """As `open_tensorrt`, for a plan that has just been built or found."""
+    """As `open_tensorrt`, for a plan that has just been built or found.
+
+    Without `keep_kernels` nothing is read from the cache or written to it, until the runtime is told to.
+    """
     if lanes < 1:
         raise ConfigError(f"lanes is {lanes}, it must be at least 1.")
     trt = library.load()
@@ -67,10 +70,10 @@ def open_plan(
         raise RuntimeFailure(f"{library.title} could not be started: {log.reason()}.") from error
     if engine is None:
         raise PlanMismatch(
-            f"{library.title} cannot load the plan of {artifact.folder} ({log.reason()}): run `sovit compile "
-            f"{artifact.folder}` again."
+            f"{library.title} cannot load the plan of {artifact.folder} ({log.reason()}): run "
+            f"`{library.compile_command(artifact.folder)}`."
         )
-    kernels = KernelCache(trt, library, artifact, gpu or current_gpu(), engine) if library.compiles_at_load else None
+    kernels = KernelCache(trt, library, artifact, engine, keep=keep_kernels) if library.compiles_at_load else None
     with ExitStack() as opened:
         runtimes = []
         for _ in range(lanes):
@@ -86,13 +89,14 @@ class KernelCache:
     The library checks by itself whether a cache is of this GPU, driver and version; one that is not is begun anew.
     """
 
-    def __init__(self, trt: Any, library: Library, artifact: Artifact, gpu: Gpu, engine: Any) -> None:
-        self._trt, self._engine = trt, engine
-        plan = plan_path(artifact.sha256, gpu, library.name, trt.__version__, "none")
-        self._path = plan.with_suffix(".kernels")
+    def __init__(self, trt: Any, library: Library, artifact: Artifact, engine: Any, *, keep: bool) -> None:
+        self._trt, self._engine, self.keep = trt, engine, keep
+        plan = plan_path(artifact.sha256, current_gpu(), library.name, trt.__version__, "none")
+        self._path = plan.with_name(plan.name.removesuffix(".plan") + ".kernels")
+        Stream().close()  # the library compares a cache with the current CUDA context: from here on there is one
         self._cache = self._config().create_runtime_cache()
         self._stored = b""
-        if self._path.is_file():
+        if keep and self._path.is_file():
             content = self._path.read_bytes()
             if self._cache.deserialize(content):
                 self._stored = content
@@ -104,12 +108,13 @@ class KernelCache:
         # Contexts have one shape each and are recorded as CUDA graphs by us: kernels are made for the shape at once.
         config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
-        config.set_runtime_cache(self._cache)
+        if not config.set_runtime_cache(self._cache):
+            _logger.warning("TensorRT for RTX takes no cache of kernels: every start compiles them anew")
         return self._engine.create_execution_context(config)
 
     def save(self) -> None:
         """Write what was compiled since, if anything was. A cache that cannot be written only costs the next start."""
-        content = bytes(self._cache.serialize())
+        content = bytes(self._cache.serialize()) if self.keep else self._stored
         if content != self._stored:
             with suppress(OSError):
                 write_whole(self._path, content)
@@ -127,10 +132,11 @@ class TensorRtRuntime:
     ) -> None:
         self.name: str = library.name
         self.precision: str = manifest.precision
-        self._trt, self._engine, self._kernels = trt, engine, kernels
+        self._trt, self._library, self._engine, self._kernels = trt, library, engine, kernels
         self._input, self._outputs = manifest.inputs[0], manifest.outputs
         _check_tensors(trt, engine, manifest)
-        least, _, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(self._input.name, _PROFILE))
+        least, usual, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(self._input.name, _PROFILE))
+        self.batch: tuple[int, int, int] = least[0], usual[0], most[0]
         self._sizes = batch_sizes(least[0], most[0])
         self._runs: dict[int, _BatchRun] = {}
         self._use_graphs = True
@@ -170,6 +176,12 @@ class TensorRtRuntime:
                 values[start : start + len(piece)] = self._host[name].array[: len(piece)]
         return found
 
+    def keep_kernels(self) -> None:
+        """Keep what was compiled at run time, from now on, where the library does so."""
+        if self._kernels is not None:
+            self._kernels.keep = True
+            self._kernels.save()
+
     def close(self) -> None:
         """See `Runtime.close`. The engine is freed with its last lane."""
         if self._closed:
@@ -190,8 +202,9 @@ class TensorRtRuntime:
         run = self._runs.get(size)
         if run is None:
             run = _BatchRun(
-                self._trt, self._create_context, size, self._device, self._activations, self._input, self._stream
-            )
+                self._trt, self._library.title, self._create_context, size, self._device, self._activations,
+                self._input, self._stream,
+            )  # fmt: skip
             self._acquired.callback(run.close)
             self._runs[size] = run
         if run.graph is not None:
@@ -238,6 +251,7 @@ class _BatchRun:
     def __init__(
         self,
         trt: Any,
+        title: str,
         create_context: Any,
         size: int,
         device: dict[str, DeviceBuffer],
@@ -248,6 +262,7 @@ class _BatchRun:
         self.size = size
         self.graph: Graph | None = None
         self._log = log_of(trt)
+        self._title = title
         self._stream = stream
         self._log.forget()
         try:
@@ -279,7 +294,7 @@ class _BatchRun:
         del self._context
 
     def _failure(self, what: str) -> RuntimeFailure:
-        return RuntimeFailure(f"TensorRT {what}: {self._log.reason()}.")
+        return RuntimeFailure(f"{self._title} {what}: {self._log.reason()}.")
 
 
 def _check_tensors(trt: Any, engine: Any, manifest: Manifest) -> None:
