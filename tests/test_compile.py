@@ -26,7 +26,8 @@ from sovit.errors import (
 from sovit.machine import this_machine
 from sovit.runtime.open import installed_runtimes, open_runtime
 from sovit.runtime.tensorrt.command import compile_artifact
-from sovit.runtime.tensorrt.compile import _Phases, compile_plan
+from sovit.runtime.tensorrt.compile import compile_plan
+from sovit.runtime.tensorrt.monitor import Phases
 from sovit.runtime.tensorrt.options import CompileOptions, add_compile_options, add_library_options
 from sovit.runtime.tensorrt.plan import HardwareCompatibility
 from sovit.runtime.tensorrt.runtime import open_tensorrt
@@ -136,15 +137,15 @@ def test_progress_that_fails_ends_no_build(gpu: FakeGpu, exported: Artifact, mon
     def broken(label: str, total: int) -> Any:
         raise ValueError("no terminal")
 
-    monkeypatch.setattr("sovit.runtime.tensorrt.compile.progress", broken)
+    monkeypatch.setattr("sovit.runtime.tensorrt.monitor.progress", broken)
     compile_plan(exported, SMALL)
 
 
 def test_an_interrupt_cancels_the_build(gpu: FakeGpu, exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(self: _Phases, name: str, step: int) -> None:
+    def interrupt(self: Phases, name: str, step: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Phases, "step", interrupt)
+    monkeypatch.setattr(Phases, "step", interrupt)
     with pytest.raises(KeyboardInterrupt):
         compile_plan(exported, SMALL)
     assert not list(gpu.cache.rglob("*.plan"))
@@ -153,7 +154,7 @@ def test_an_interrupt_cancels_the_build(gpu: FakeGpu, exported: Artifact, monkey
 def test_nested_phases_are_parts_of_the_one_at_the_top() -> None:
     done: list[int] = []
     ended: list[bool] = []
-    phases = _Phases(lambda name: done.append, lambda: ended.append(True))
+    phases = Phases(lambda name: done.append, lambda: ended.append(True))
     phases.start("build", None, 2)
     phases.start("tactics", "build", 4)
     phases.start("elsewhere", None, 7)  # a second one at the top has no bar

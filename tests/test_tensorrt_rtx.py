@@ -22,7 +22,7 @@ from sovit.artifact import GRAPH, Artifact, Precision, hash_files, open_artifact
 from sovit.cli import main
 from sovit.errors import ConfigError, PlanMismatch, RuntimeFailure
 from sovit.runtime.tensorrt import compile as compiling
-from sovit.runtime.tensorrt import network
+from sovit.runtime.tensorrt import monitor, network
 from sovit.runtime.tensorrt.compile import compile_engine
 from sovit.runtime.tensorrt.cuda import Gpu
 from sovit.runtime.tensorrt.engine_folder import DESCRIPTION, ENGINE, read_engine, require_fit
@@ -215,11 +215,11 @@ def test_an_interrupted_build_leaves_nothing(artifact: Artifact, tmp_path: Path,
     out = tmp_path / "out" / "engine"
     out.parent.mkdir()
     program = (  # a build whose steps take long, interrupted in the middle of them
-        "import sys, time, sovit.runtime.tensorrt.compile as c\n"
+        "import sys, time, sovit.runtime.tensorrt.monitor as c\n"
         "def step(self, name, step):\n"
         "    print('building', flush=True)\n"
         "    time.sleep(0.2)\n"
-        "c._Phases.step = step\n"
+        "c.Phases.step = step\n"
         "from sovit.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
@@ -238,7 +238,7 @@ def test_an_interrupted_build_leaves_nothing(artifact: Artifact, tmp_path: Path,
 
 
 def test_a_bar_is_drawn_while_the_library_is_kept_quiet(artifact: Artifact, capfd: pytest.CaptureFixture[str]) -> None:
-    with compiling._quiet():
+    with monitor.quiet():
         os.write(2, b"Internal Error: from the library")
         print("from Python", file=sys.stderr)
     assert capfd.readouterr().err == "from Python\n"
