@@ -22,7 +22,7 @@ from serving.process.loader import Loader
 from serving.process.operations_server import operations_server
 from serving.process.stop import stop_when_drained
 from serving.routes import Application, Route
-from serving.wire.protocol import fit_connections
+from serving.wire.protocol import BoundedProtocol, fit_connections
 from serving.wire.replies import problem
 from sovit.errors import SoViTError
 
@@ -60,6 +60,7 @@ def create_app(
 
     errors = {"/v1/": openai_api.write_error, "/v2/": open_inference.write_error}
     app = Application(loader, _routes(loader), lifespan, errors)
+    BoundedProtocol.errors_of = app.errors_of
     return app
 
 

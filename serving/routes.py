@@ -67,7 +67,7 @@ class Application(Starlette):
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 "this path does not take that method.",
                 {"allow": ", ".join(self.paths[path])},
-                self._errors_of(path),
+                self.errors_of(path),
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,10 +83,10 @@ class Application(Starlette):
         if (methods := self.paths.get(path)) is not None:
             endpoint = methods.get(scope["method"]) or self._wrong_method[path]
         else:
-            endpoint = refuse(self._loader, HTTPStatus.NOT_FOUND, "no such path.", {}, self._errors_of(path))
+            endpoint = refuse(self._loader, HTTPStatus.NOT_FOUND, "no such path.", {}, self.errors_of(path))
         await endpoint(scope, receive, send)
 
-    def _errors_of(self, path: str) -> WriteError:
+    def errors_of(self, path: str) -> WriteError:
         """The form of errors below a path: that of the API whose prefix it has."""
         return next((write for prefix, write in self._errors.items() if path.startswith(prefix)), problem)
 

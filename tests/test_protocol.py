@@ -59,7 +59,8 @@ def exchange(port: int, *packets: bytes, pause: float = 0.0, one: bool = False) 
             while piece := client.recv(65_536):
                 reply += piece
                 if one:
-                    client.shutdown(socket.SHUT_WR)  # or the service would wait for us to read it
+                    with suppress(OSError):  # closed already
+                        client.shutdown(socket.SHUT_WR)  # or the service would wait for us to read it
     return list(responses(reply))
 
 
@@ -212,7 +213,7 @@ def test_a_body_that_breaks_off_after_much_of_it_ends_its_connection(port: int) 
 HUGE = {
     "a long URL": (b"GET /" + b"a" * LIMITS.url_bytes + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414),
     "a long query": (b"GET /models?" + b"a=b&" * 15_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414),
-    "many escapes": (b"GET /v2/models/" + b"%61" * 401 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414),
+    "many escapes": (b"GET /nothing/" + b"%61" * 401 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414),
     "many options of the connection": (
         post(IMAGE, b"upgrade: h2c", *[b"connection: upgrade" + b"," * 40] * 4, content_type=b"a"),
         431,
@@ -238,6 +239,15 @@ def test_heads_are_bounded(port: int, name: str) -> None:
         document = json.loads(got[0].body)
         assert (got[0].headers["content-type"], document["status"]) == ("application/problem+json", status)
         assert re.fullmatch(r"urn:sovit:problem:[a-z-]+", document["type"])
+        assert document["instance"] == f"urn:request:{got[0].headers['x-request-id']}"
+
+
+def test_what_is_refused_early_is_told_in_the_form_of_its_api(port: int) -> None:
+    for path, name in ((b"/v1/embeddings", "type"), (b"/v2/models/tiny/infer", None)):
+        (only,) = exchange(port, b"POST " + path + b"?" + b"a" * 9_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", one=True)
+        document = json.loads(only.body)
+        assert (only.status, only.headers["content-type"]) == (414, "application/json")
+        assert isinstance(document["error"] if name is None else document["error"][name], str)
 
 
 def test_what_people_send_is_far_below_the_bounds(port: int) -> None:

@@ -7,9 +7,10 @@ RFC 9110, section 7.8 allows: the request is read as if the offer had not been m
 
 from __future__ import annotations
 
-import json
+import random
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import httptools
 import uvicorn
@@ -25,54 +26,38 @@ from serving.wire.connections import (
     Reason,
     connections_that_fit,
 )
-from sovit.errors import BadRequest, HeadersTooLarge, UrlTooLong
+from sovit.errors import BadRequest, HeadersTooLarge, NotReady, Refused, SoViTError, UrlTooLong
 
 _OFFER: Final = frozenset({b"upgrade", b"http2-settings"})  # headers, and tokens of Connection
 
 
-_TITLES: Final = {
-    HTTPStatus.BAD_REQUEST: BadRequest.title,
-    HTTPStatus.REQUEST_URI_TOO_LONG: UrlTooLong.title,
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: HeadersTooLarge.title,
-}
-
-
-def _error(status: HTTPStatus, detail: str, *headers: bytes) -> bytes:
-    """A whole response for a request that never became one."""
-    title = _TITLES.get(status, status.phrase)
-    body = json.dumps(
-        {
-            "type": f"urn:sovit:problem:{title.lower().replace(' ', '-')}",
-            "title": title,
-            "status": int(status),
-            "detail": detail,
-        }
-    ).encode()
-    head = [
-        b"HTTP/1.1 %d %b" % (status, status.phrase.encode()),
-        b"content-type: application/problem+json",
-        b"content-length: %d" % len(body),
-        b"connection: close",
-        *headers,
-    ]
-    return b"\r\n".join([*head, b"", body])
-
-
 _LIMITS: Final = ConnectionLimits()
-_MALFORMED: Final = _error(HTTPStatus.BAD_REQUEST, "this is not a valid HTTP/1.1 request.")
-_NO_PROXY: Final = _error(HTTPStatus.BAD_REQUEST, "this service is not a proxy: it does not take CONNECT.")
-_URL_TOO_LONG: Final = _error(
-    HTTPStatus.REQUEST_URI_TOO_LONG,
-    f"the URL is over {_LIMITS.url_bytes:,} bytes, or has more than {_LIMITS.url_escapes} percent-encoded ones.",
+_MALFORMED: Final = BadRequest("this is not a valid HTTP/1.1 request.")
+_NO_PROXY: Final = BadRequest("this service is not a proxy: it does not take CONNECT.")
+_URL_TOO_LONG: Final = UrlTooLong(
+    f"the URL is over {_LIMITS.url_bytes:,} bytes, or has more than {_LIMITS.url_escapes} percent-encoded ones."
 )
-_HEAD_TOO_LARGE: Final = _error(
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+_HEAD_TOO_LARGE: Final = HeadersTooLarge(
     f"the request's headers are over the limit: {_LIMITS.headers} headers, {_LIMITS.header_bytes:,} bytes each, "
-    f"{_LIMITS.head_bytes:,} bytes in all.",
+    f"{_LIMITS.head_bytes:,} bytes in all."
 )
-_NO_ROOM: Final = _error(
-    HTTPStatus.SERVICE_UNAVAILABLE, "the service has as many connections as it can hold.", b"retry-after: 1"
-)
+_NO_ROOM: Final = NotReady("the service has as many connections as it can hold.")
+
+
+class _Reply(Protocol):
+    """An error in the form of an API."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def content(self) -> bytes: ...
+
+    @property
+    def media_type(self) -> str: ...
+
+
+WriteError = Callable[[SoViTError, str, Mapping[int, SoViTError]], _Reply]  # the error, a request id, no items
 
 
 class _OverLimit(Exception):
@@ -80,18 +65,22 @@ class _OverLimit(Exception):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. `table` holds all of them; `limits` may be set before the server takes connections."""
+    """One connection. `table` holds all of them; `limits` may be set before the server takes connections.
+
+    `errors_of` gives the form of errors below a path, for what is refused before it reaches an application.
+    """
 
     limits: ClassVar[ConnectionLimits] = _LIMITS
     table: ClassVar[ConnectionTable] = ConnectionTable()
+    errors_of: ClassVar[Callable[[str], WriteError] | None] = None
 
     last_active = 0.0
     _read_by = NEVER  # when the client must have sent what is waited for
     _waits_for: Reason = "head"
     _send_by = NEVER  # when the client must have read what was written
     _ended = False  # nothing that comes is read any more
-    _last_words: bytes | None = None  # an error's response, behind those that are due before it
-    _over_limit: bytes | None = None
+    _last_words: SoViTError | None = None  # behind the responses that are due before it
+    _over_limit: SoViTError | None = None
     _in_message = _in_body = _upgrade_offered = False
     _messages = 0
     _headers = _head_bytes = _without_body = _dropped = 0
@@ -102,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait_for("head", self.limits.head_seconds)
         if not self.table.add(self):
             self._ended = True
-            transport.write(_NO_ROOM)
+            transport.write(self._response(_NO_ROOM))
             self._close("refused")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -254,7 +243,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.table.closed[reason] += 1
         self.transport.close()
 
-    def _refuse(self, response: bytes) -> None:
+    def _refuse(self, error: SoViTError) -> None:
         """Answer what is no request, after the requests before it, and read nothing more."""
         self._ended = True
         self.flow.resume_reading()  # what comes is dropped; but who does not read does not see the client leave
@@ -265,15 +254,15 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             if self.pipeline:
                 self.pipeline.popleft()  # where the newest is
-                self._last_words = response
+                self._last_words = error
                 return
             cycle.disconnected = True
             cycle.message_event.set()
         elif cycle is not None and not cycle.response_complete:
-            self._last_words = response
+            self._last_words = error
             self._read_by = NEVER
             return
-        self._end_with(response)
+        self._end_with(error)
 
     def _answer_no_more(self) -> None:
         """Leave the request that is one too many, and what follows it, to another connection: close after the rest."""
@@ -294,10 +283,27 @@ class BoundedProtocol(HttpToolsProtocol):
             else:
                 self.transport.pause_reading()  # the answer that is due still goes out
 
-    def _end_with(self, response: bytes) -> None:
+    def _end_with(self, error: SoViTError) -> None:
         """Write the last response. The client may be sending still: one that is cut off would not see it."""
-        self.transport.write(response)
+        self.transport.write(self._response(error))
         self._wait_for("malformed", self.limits.linger_seconds)
+
+    def _response(self, error: SoViTError) -> bytes:
+        """A whole response for a request that never became one."""
+        from serving.wire.replies import problem  # not in the supervisor, which has no requests
+
+        path = getattr(self, "url", b"").partition(b"?")[0].decode("latin-1")
+        request_id = f"{random.getrandbits(128):032x}"
+        reply = (type(self).errors_of or (lambda _: problem))(path)(error, request_id, {})
+        lines = [
+            f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
+            f"content-type: {reply.media_type}",
+            f"content-length: {len(reply.content)}",
+            f"x-request-id: {request_id}",
+            "connection: close",
+            *([f"retry-after: {error.retry_after}"] if isinstance(error, Refused) else []),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode() + reply.content
 
     def _head_without_upgrade(self) -> bytes:
         """The head just parsed without the upgrade it offers, for a parser that has not stopped there."""
