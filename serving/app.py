@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 
 from serving.config import ServeConfig, read_serve_config
-from serving.endpoint import MayNeedWorker, NeedsWorker, WriteError, endpoint, needs_worker
+from serving.endpoint import MayNeedWorker, NeedsWorker, endpoint, needs_worker
 from serving.faces import admin, docs, native, open_inference, openai_api, operations, served
 from serving.faces.page import page_routes
 from serving.observing.log import log_as_json
@@ -23,7 +23,7 @@ from serving.process.operations_server import operations_server
 from serving.process.stop import stop_when_drained
 from serving.routes import Application, Route
 from serving.wire.protocol import BoundedProtocol, fit_connections
-from serving.wire.replies import problem
+from serving.wire.replies import WriteError, problem
 from sovit.errors import SoViTError
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -16,11 +15,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.observing.log import log_request
-from serving.observing.record import Record
+from serving.observing.record import Record, new_request_id
 from serving.observing.trace import TRACEPARENT, PassOn
 from serving.process.loader import Loader
 from serving.wire.body import BodyTooLarge
-from serving.wire.replies import ErrorReply, RejectedImages, problem
+from serving.wire.replies import RejectedImages, WriteError, problem
 from serving.worker import Worker
 from sovit.errors import Draining, NotReady, Refused, SoViTError, Unauthorized
 
@@ -40,7 +39,6 @@ class NoRoute(SoViTError):
         self.status, self.title, self.headers = int(status), status.phrase, headers
 
 
-WriteError = Callable[[SoViTError, str, Mapping[int, SoViTError]], ErrorReply]
 NeedsWorker = Callable[[Request, Worker], Awaitable[Response]]
 MayNeedWorker = Callable[[Request, Worker | None], Awaitable[Response]]
 
@@ -182,4 +180,4 @@ def _awaits_go_ahead(request: Request) -> bool:
 
 def _request_id(request: Request) -> str:
     given = request.headers.get("x-request-id", "")
-    return given if given and _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    return given if given and _REQUEST_ID.fullmatch(given) else new_request_id()

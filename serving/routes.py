@@ -14,10 +14,10 @@ from typing import NamedTuple
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.endpoint import WriteError, refuse
+from serving.endpoint import refuse
 from serving.process.loader import Loader
 from serving.wire.protocol import use_bounded_protocol
-from serving.wire.replies import problem
+from serving.wire.replies import WriteError, problem
 
 
 class Route(NamedTuple):

@@ -62,7 +62,6 @@ class OurRoutesFirst:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            use_bounded_protocol(receive)
             # From here on requests come to us before BentoML's own middleware: it would keep a timer for each request
             # until its timeout, long after the reply, and trace it a second time.
             server = scope["app"]

@@ -77,7 +77,7 @@ def start_worker(config: ServeConfig) -> Worker:
     keys = KeyFile(Path(config.keys)) if config.keys else None
     decode_memory = DecodeMemory(config.decode_memory or max(_LEAST_DECODE_MEMORY, total_memory() // 4))
     logger.info(
-        "images under way may take %d MiB while they are decoded, those of one request %d MiB (decode_memory)",
+        "decode memory: %d MiB in all, %d MiB for one request (decode_memory)",
         decode_memory.limit >> 20,
         decode_memory.largest >> 20,
     )

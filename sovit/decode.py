@@ -102,12 +102,12 @@ def _from_bytes(content: bytes, options: DecodeOptions, size_of: SizeOf | None) 
     image_format = sniff(content)
     if image_format is None:
         raise UnsupportedImage(f"the bytes are no image of a format we take ({', '.join(FORMATS)}).")
+    if image_format == "JPEG":
+        return _from_jpeg(content, options, size_of)
     announced = read_header(content)
     if announced is None:
         raise InvalidImage(f"the {image_format} header cannot be read.")
     check_size(announced.width, announced.height, options)
-    if image_format == "JPEG":
-        return _from_jpeg(content, options, size_of)
     if image_format == "PNG":
         check_png(content, options.max_pixels)
     if image_format == "BMP" and int.from_bytes(content[30:34], "little") in _BMP_RUN_LENGTHS:
@@ -134,9 +134,10 @@ def _from_jpeg(content: bytes, options: DecodeOptions, size_of: SizeOf | None) -
     """
     header = read_jpeg_header(content)
     check_size(header.width, header.height, options)
+    orientation = header.orientation
     least_yx = None
     if options.reduced_scale and size_of is not None:
-        lying = header.orientation in _LYING
+        lying = orientation in _LYING
         height, width = size_of(*((header.width, header.height) if lying else (header.height, header.width)))
         least_yx = (2 * width, 2 * height) if lying else (2 * height, 2 * width)
         least_yx = reduced_size(header.height, header.width, least_yx)
@@ -148,7 +149,7 @@ def _from_jpeg(content: bytes, options: DecodeOptions, size_of: SizeOf | None) -
             image.load()
         else:
             image = Image.fromarray(pixels[:, :, 0] if header.components == 1 else pixels)
-        return _to_rgb(image, header.orientation)
+        return _to_rgb(image, orientation)
     except Exception as error:
         raise InvalidImage("the JPEG data is truncated or corrupt.") from error
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from sovit.jpeg import read_jpeg_frame
+from sovit.errors import InvalidImage
+from sovit.jpeg import read_jpeg_header
 
 # Formats are told by their first bytes, never by a file name or a content type.
 _SIGNATURES: Final = (
@@ -65,8 +66,8 @@ def read_header(content: bytes) -> ImageHeader | None:
     image_format = sniff(content)
     try:
         if image_format == "JPEG":
-            frame = read_jpeg_frame(content)
-            return None if frame is None else ImageHeader("JPEG", *frame)
+            jpeg = read_jpeg_header(content)
+            return ImageHeader("JPEG", jpeg.width, jpeg.height, jpeg.scans, jpeg.components)
         if image_format == "PNG":
             width, height = struct.unpack_from(">II", content, 16)
             texts = min(_MAX_PNG_TEXTS, content.count(b"zTXt") + content.count(b"iTXt"))
@@ -77,7 +78,7 @@ def read_header(content: bytes) -> ImageHeader | None:
             return ImageHeader("GIF", *_gif_size(content))
         if image_format == "BMP":
             return ImageHeader("BMP", *_bmp_size(content))
-    except (struct.error, IndexError, ValueError):  # it ends within its header
+    except (InvalidImage, struct.error, IndexError, ValueError):  # the last three: it ends within its header
         pass
     return None
 

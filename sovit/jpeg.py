@@ -40,21 +40,21 @@ _COLORSPACES: Final[dict[int, Literal["GRAY", "RGB", "CMYK"]]] = {1: "GRAY", 3: 
 
 
 class JpegHeader(NamedTuple):
-    """What a JPEG says of itself. `orientation` is EXIF's, 1 to 8; `components` are 1, 3 or 4."""
+    """What a JPEG says of itself.
+
+    `components` are 1, 3 or 4; `scans` are those that a decoder reads; `exif` are the EXIF segments.
+    """
 
     height: int
     width: int
     components: int
-    orientation: int
+    scans: int = 1
+    exif: tuple[bytes, ...] = ()
 
-
-class JpegFrame(NamedTuple):
-    """Size of a JPEG, and the scans that a decoder reads of it: counted up to one more than `MAX_SCANS`."""
-
-    width: int
-    height: int
-    scans: int
-    components: int
+    @property
+    def orientation(self) -> int:
+        """EXIF's, 1 to 8."""
+        return next((found for found in map(_orientation, self.exif) if found != 1), 1)
 
 
 class _Segment(NamedTuple):
@@ -69,7 +69,8 @@ def read_jpeg_header(content: bytes) -> JpegHeader:
     scans.
     """
     frame: _Segment | None = None
-    orientation, scans = 1, 0
+    exif: list[bytes] = []
+    scans = 0
     for number, (marker, segment) in enumerate(_segments(content)):
         if number > MAX_SEGMENTS:
             raise InvalidImage(f"the JPEG has more than {MAX_SEGMENTS:,} segments.")
@@ -77,41 +78,18 @@ def read_jpeg_header(content: bytes) -> JpegHeader:
             if marker not in _DECODED_FRAMES:
                 raise InvalidImage("the JPEG is arithmetic coded, lossless or hierarchical, which is not decoded here.")
             frame = _Segment(marker, segment)
-        elif marker == _EXIF and orientation == 1 and segment.startswith(_EXIF_NAME):
-            orientation = _orientation(segment)
+        elif marker == _EXIF and segment.startswith(_EXIF_NAME):
+            exif.append(segment)
         elif marker == _SCAN:
             scans += 1
             if scans > MAX_SCANS:
                 raise InvalidImage(f"the JPEG has more than {MAX_SCANS} scans.")
-            if scans == 1 and not _may_have_many_scans(content, frame, segment):
+            if frame is None or _is_one_scan(frame, segment):
                 break
     if frame is None or len(frame.content) < 6 or frame.content[5] not in _COLORSPACES:
         raise InvalidImage("the JPEG header cannot be read.")
     _, height, width, components = struct.unpack_from(">BHHB", frame.content)
-    return JpegHeader(height, width, components, orientation)
-
-
-def read_jpeg_frame(content: bytes) -> JpegFrame | None:
-    """What a JPEG will cost to decode, without a look at anything else; None where there is no frame to be found."""
-    frame: _Segment | None = None
-    scans = 0
-    for number, (marker, segment) in enumerate(_segments(content)):
-        if number > MAX_SEGMENTS:
-            return None
-        if marker in _FRAMES and frame is None:
-            if len(segment) < 6:
-                return None
-            frame = _Segment(marker, segment)
-        elif marker == _SCAN:
-            if frame is None:
-                return None
-            scans += 1
-            if scans > MAX_SCANS or (scans == 1 and _is_one_scan(frame, segment)):
-                break
-    if frame is None or not scans:
-        return None
-    _, height, width, components = struct.unpack_from(">BHHB", frame.content)
-    return JpegFrame(width, height, scans, components)
+    return JpegHeader(height, width, components, scans, tuple(exif))
 
 
 def decode_jpeg(content: bytes, header: JpegHeader, least_yx: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -143,13 +121,6 @@ def reduced_size(height: int, width: int, least_yx: tuple[int, int]) -> tuple[in
         if size[0] >= least_yx[0] and size[1] >= least_yx[1]:
             return size
     return None
-
-
-def _may_have_many_scans(content: bytes, frame: _Segment | None, first_scan: bytes) -> bool:
-    """Whether the scans of a file have to be counted one by one."""
-    if frame is not None and _is_one_scan(frame, first_scan):
-        return False
-    return content.count(bytes((0xFF, _SCAN))) > MAX_SCANS  # fast, and finds every scan
 
 
 def _is_one_scan(frame: _Segment, first_scan: bytes) -> bool:

@@ -158,7 +158,7 @@ def test_thousands_of_connections_under_a_low_limit_keep_nobody_out(exported: Ar
                 time.sleep(0.5)
             assert ask(port, "POST", "/embed", IMAGE)[0] == 200
         lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
-        warnings = [line for line in lines if "as many as there may be" in line["message"]]
+        warnings = [line for line in lines if "connection limit reached" in line["message"]]
         assert len(warnings) == 1
     finally:
         for client in held:

@@ -183,9 +183,9 @@ def _runtimes(artifact: Artifact, asked: Sequence[str], no_torch: str) -> dict[s
     here = dict.fromkeys([*best, *parity_runtimes(artifact.manifest.precision)])
     away = f"it is not installed or does not take this here; what does: {', '.join(here)}."
     uncompiled = f"{away} TensorRT takes artifacts that `sovit compile` made a plan of, on this GPU."
-    reasons = {
+    reasons: dict[str, str] = {
         **dict.fromkeys(TORCH, no_torch),
+        **dict.fromkeys(LIBRARIES, uncompiled),
         **dict.fromkeys(here, ""),
-        **{name: "" if name in here else uncompiled for name in ("tensorrt", "tensorrt-rtx")},
     }
     return {name: reasons.get(name, away) for name in dict.fromkeys(best[0] if one == AUTO else one for one in asked)}

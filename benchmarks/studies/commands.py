@@ -1,11 +1,14 @@
-"""What one `sovit` command takes as a process of its own: wall time and peak resident memory (Linux)."""
+"""`sovit` commands and services as processes of their own: what one takes, and which is a service's worker (Linux)."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from typing import Final, TypedDict
+
+import psutil
 
 from sovit.errors import ServiceError
 
@@ -33,3 +36,12 @@ def run_sovit(*words: str) -> Taken:
     if done.returncode:
         raise ServiceError(f"sovit {' '.join(words)} failed: {done.stderr}")
     return {"seconds": time.perf_counter() - began, "peak_rss_bytes": int(done.stdout.split()[-1]) * 1024}
+
+
+def service_worker(known: Collection[int] = ()) -> psutil.Process:
+    """The worker process of a service that this process started, and whose id is not among those `known`."""
+    return next(
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.pid not in known and "--worker-id" in process.cmdline()
+    )

@@ -34,6 +34,7 @@ from rich.table import Table
 
 from benchmarks.arguments import images_of, parse, parser_of, run
 from benchmarks.conditions import conditions
+from benchmarks.studies.commands import service_worker
 from sovit.jsonio import write_json
 from sovit.process import free_port, serving, sovit_serve
 
@@ -176,11 +177,7 @@ def measure(
             sovit_serve(artifact, port, *options), f"http://127.0.0.1:{port}", Path(folder) / "log", folder=checkout
         ),
     ):
-        worker = next(
-            process
-            for process in psutil.Process().children(recursive=True)
-            if "--worker-id" in process.cmdline()
-        )  # fmt: skip
+        worker = service_worker()
         for number in range(rounds):
             order = [*kinds]
             random.Random(number).shuffle(order)

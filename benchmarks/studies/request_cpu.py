@@ -21,6 +21,7 @@ from rich.console import Console
 
 from benchmarks.arguments import images_of, parse, parser_of, run
 from benchmarks.conditions import conditions
+from benchmarks.studies.commands import service_worker
 from sovit.jsonio import write_json
 from sovit.process import free_port, serving, sovit_serve
 
@@ -46,14 +47,13 @@ def main() -> int:
     image = images_of(arguments.images)[0]
     taken: dict[str, list[float]] = {"here": [], "there": []}
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="sovit-bench-") as folder:
-        services = {}
+        services: dict[str, tuple[int, psutil.Process]] = {}
         for name, checkout in (("here", None), ("there", arguments.checkout)):
             port = free_port()
-            known = {process.pid for process in psutil.Process().children(recursive=True)}
             command = sovit_serve(arguments.artifact, port, *options)
             stack.enter_context(serving(command, f"http://127.0.0.1:{port}", Path(folder) / name, folder=checkout))
-            new = [process for process in psutil.Process().children(recursive=True) if process.pid not in known]
-            services[name] = port, next(process for process in new if "--worker-id" in process.cmdline())
+            known = [worker.pid for _, worker in services.values()]
+            services[name] = port, service_worker(known)
             cpu_ms(*services[name], image, arguments.requests)
         for number in range(arguments.rounds):
             for name in sorted(services, reverse=bool(number % 2)):

@@ -47,7 +47,6 @@ class DecodeMemory:
         self._small = _Share(int(limit * _SMALL_SHARE))
         self._large = _Share(limit - self._small.limit)
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def used(self) -> int:
@@ -70,12 +69,11 @@ class DecodeMemory:
                 "request; send fewer at a time, or smaller ones."
             )
         share = self._small if size <= _SMALL * self.limit else self._large
-        self._loop = loop = asyncio.get_running_loop()
         with self._lock:
             if not size or (not share.waiting and share.used + size <= share.limit):
                 share.used += size
                 return Reservation(self, share)
-            waiting = _Waiting(size, loop.create_future())
+            waiting = _Waiting(size, asyncio.get_running_loop().create_future())
             share.waiting.append(waiting)
         try:
             async with asyncio.timeout(seconds):
@@ -88,9 +86,7 @@ class DecodeMemory:
                     share.waiting.remove(waiting)
                 share.admit()
             if isinstance(error, TimeoutError):
-                raise QueueFull(
-                    "the images under way fill the memory for decoding; try again later.", retry_after
-                ) from error
+                raise QueueFull("the decode memory is full; try again later.", retry_after) from error
             raise
         return Reservation(self, share)
 
@@ -98,9 +94,9 @@ class DecodeMemory:
         """An image of `size` bytes is decoded. Called from any thread."""
         with self._lock:
             share.used -= size
-            someone = bool(share.waiting)
-        if someone and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._admit, share)
+            waiting = share.waiting[0].future if share.waiting else None
+        if waiting is not None:
+            waiting.get_loop().call_soon_threadsafe(self._admit, share)
 
     def _admit(self, share: _Share) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ Times are `time.monotonic()` seconds. A stage may come twice: an image waits for
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
@@ -47,6 +48,11 @@ class Record:
         """The Server-Timing header, in milliseconds."""
         parts = [f"{name};dur={1000 * seconds:.3f}" for name, seconds in self.seconds().items()]
         return ", ".join([*parts, f"total;dur={1000 * (now - self.began):.3f}"])
+
+
+def new_request_id() -> str:
+    """An id for a request whose client gave none."""
+    return f"{random.getrandbits(128):032x}"
 
 
 def record_of(request: Request) -> Record:

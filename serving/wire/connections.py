@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import os
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,8 +80,8 @@ class ConnectionTable:
         self._hint = hint
         self.closed: Counter[str] = Counter(dict.fromkeys(get_args(Reason), 0))
         self._connections: set[Connection] = set()
-        self._sweeping: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
-        self._short_since: float | None = None
+        self._sweeping: asyncio.AbstractEventLoop | None = None  # the loop that a sweep is due on
+        self._is_full = False  # since the last warning
         self._next_turn = 0.0
 
     def __len__(self) -> int:
@@ -97,7 +96,7 @@ class ConnectionTable:
             return False
         self._connections.add(connection)
         loop = connection.loop
-        if self._sweeping is None or self._sweeping[0] is not loop:
+        if self._sweeping is not loop:
             self._sweep_later(loop)
         return True
 
@@ -120,11 +119,10 @@ class ConnectionTable:
             key=lambda connection: connection.last_active,
         )
         evicted = waiting[: max(1, int(_EVICTED_SHARE * self.limit))]
-        if self._short_since is None:
-            self._short_since = time.monotonic()
+        if not self._is_full:
+            self._is_full = True
             logger.warning(
-                "%d connections are open, as many as there may be: those that have kept the service waiting longest "
-                "are closed for newcomers; %s",
+                "connection limit reached (%d open): closing the longest-idle connections to admit new ones; %s",
                 len(self._connections),
                 self._hint,
             )
@@ -134,14 +132,15 @@ class ConnectionTable:
         return bool(evicted)
 
     def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweeping = loop, loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+        self._sweeping = loop
+        loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for connection in list(self._connections):
             connection.check(now)
         if len(self._connections) < _CALM_SHARE * self.limit:
-            self._short_since = None
+            self._is_full = False
         if self._connections:
             self._sweep_later(loop)
         else:

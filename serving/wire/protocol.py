@@ -7,10 +7,9 @@ RFC 9110, section 7.8 allows: the request is read as if the offer had not been m
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 import httptools
 import uvicorn
@@ -18,6 +17,7 @@ import uvicorn.config
 from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.observing.record import new_request_id
 from serving.wire.connections import (
     NEVER,
     OPERATIONS_CONNECTIONS,
@@ -26,11 +26,10 @@ from serving.wire.connections import (
     Reason,
     connections_that_fit,
 )
+from serving.wire.replies import WriteError, problem
 from sovit.errors import BadRequest, HeadersTooLarge, NotReady, Refused, SoViTError, UrlTooLong
 
 _OFFER: Final = frozenset({b"upgrade", b"http2-settings"})  # headers, and tokens of Connection
-
-
 _LIMITS: Final = ConnectionLimits()
 _MALFORMED: Final = BadRequest("this is not a valid HTTP/1.1 request.")
 _NO_PROXY: Final = BadRequest("this service is not a proxy: it does not take CONNECT.")
@@ -41,23 +40,7 @@ _HEAD_TOO_LARGE: Final = HeadersTooLarge(
     f"the request's headers are over the limit: {_LIMITS.headers} headers, {_LIMITS.header_bytes:,} bytes each, "
     f"{_LIMITS.head_bytes:,} bytes in all."
 )
-_NO_ROOM: Final = NotReady("the service has as many connections as it can hold.")
-
-
-class _Reply(Protocol):
-    """An error in the form of an API."""
-
-    @property
-    def status(self) -> int: ...
-
-    @property
-    def content(self) -> bytes: ...
-
-    @property
-    def media_type(self) -> str: ...
-
-
-WriteError = Callable[[SoViTError, str, Mapping[int, SoViTError]], _Reply]  # the error, a request id, no items
+_NO_ROOM: Final = NotReady("the service is at its connection limit.")
 
 
 class _OverLimit(Exception):
@@ -246,7 +229,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, error: SoViTError) -> None:
         """Answer what is no request, after the requests before it, and read nothing more."""
         self._ended = True
-        self.flow.resume_reading()  # what comes is dropped; but who does not read does not see the client leave
+        self.flow.resume_reading()  # to drop what comes: a paused transport does not notice that its client has gone
         cycle = self.cycle
         if self._in_body:
             if cycle.response_started:  # whoever sent it has had its response
@@ -290,10 +273,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _response(self, error: SoViTError) -> bytes:
         """A whole response for a request that never became one."""
-        from serving.wire.replies import problem  # not in the supervisor, which has no requests
-
         path = getattr(self, "url", b"").partition(b"?")[0].decode("latin-1")
-        request_id = f"{random.getrandbits(128):032x}"
+        request_id = new_request_id()
         reply = (type(self).errors_of or (lambda _: problem))(path)(error, request_id, {})
         lines = [
             f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",

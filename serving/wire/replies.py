@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -95,6 +95,9 @@ class ErrorReply(NamedTuple):
     status: int
     content: bytes
     media_type: str
+
+
+WriteError = Callable[[SoViTError, str, Mapping[int, SoViTError]], ErrorReply]  # the error, a request id, its items
 
 
 def problem(error: SoViTError, request_id: str, items: Mapping[int, SoViTError]) -> ErrorReply:

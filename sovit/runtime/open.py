@@ -17,11 +17,12 @@ from sovit.runtime.base import Runtime
 from sovit.runtime.ort import Name as OrtName
 from sovit.runtime.ort import has_provider
 from sovit.runtime.profile import AUTO, Goal, Setting, tuned_setting
+from sovit.runtime.tensorrt.library import LIBRARIES
 
-RUNTIMES: Final = (AUTO, *get_args(OrtName), "openvino", "tensorrt", "tensorrt-rtx", "fake")
+RUNTIMES: Final = (AUTO, *get_args(OrtName), "openvino", *LIBRARIES, "fake")
 # The other one builds its engine anew at every start, which takes minutes.
 _ORT_ON_GPU: Final[tuple[OrtName, ...]] = ("onnxruntime-cuda", "onnxruntime-tensorrt")
-ON_GPU: Final = ("tensorrt", "tensorrt-rtx", *_ORT_ON_GPU)
+ON_GPU: Final = (*LIBRARIES, *_ORT_ON_GPU)
 
 # Which runtimes compute what on a CPU, the faster first: ONNX Runtime has no bf16 products.
 _ON_CPU: Final[dict[str, tuple[str, ...]]] = {
@@ -46,7 +47,6 @@ def parity_runtimes(precision: Precision) -> list[str]:
 def installed_runtimes(artifact: Artifact) -> list[str]:
     """The runtimes that can take an artifact here, the likely fastest first: the GPU's, or without one the CPU's."""
     if this_machine().gpu:
-        from sovit.runtime.tensorrt.library import LIBRARIES
         from sovit.runtime.tensorrt.runtime import is_compiled
 
         if compiled := [name for name, library in LIBRARIES.items() if is_compiled(artifact, library)]:
@@ -99,11 +99,10 @@ def open_lanes(artifact: Artifact, setting: Setting, *, keep_compiled: bool = Fa
 
         cache = compiled_folder(artifact.sha256, setting.threads, lanes) if keep_compiled else None
         return [*open_openvino(artifact.graph, threads=setting.threads, lanes=lanes, cache=cache, **declared)]
-    if name in ("tensorrt", "tensorrt-rtx"):
-        from sovit.runtime.tensorrt.library import LIBRARIES
+    if name in LIBRARIES:
         from sovit.runtime.tensorrt.runtime import open_tensorrt
 
-        return [*open_tensorrt(artifact, LIBRARIES[name], lanes=lanes)]  # type: ignore[index]
+        return [*open_tensorrt(artifact, LIBRARIES[name], lanes=lanes)]
     if name == "fake":
         from sovit.runtime.fake import FakeRuntime
 

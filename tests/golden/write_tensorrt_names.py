@@ -18,7 +18,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "tensorrt_names.json"
-SOURCES = tuple(f"sovit/runtime/tensorrt/{name}.py" for name in ("library", "network", "monitor", "compile", "runtime"))
+SOURCES = tuple(
+    f"sovit/runtime/tensorrt/{name}.py"
+    for name in ("library", "network", "monitor", "compile", "runtime_cache", "runtime")
+)
 # What only TensorRT for RTX has, which can be imported and is asked itself.
 RTX_ONLY = {
     "ComputeCapability", "num_compute_capabilities", "set_compute_capability", "create_runtime_config",

@@ -21,16 +21,18 @@ def compile_artifact(arguments: argparse.Namespace) -> Result:
     options = compile_options(arguments)
     is_rtx = arguments.library == "rtx"
     if is_rtx and options.hardware_compatibility != "none":
-        raise ConfigError("--hardware-compatibility is TensorRT's: for rtx name the GPUs, --compute-capability X.Y.")
+        raise ConfigError(
+            "--hardware-compatibility does not apply to --for rtx: name the GPUs with --compute-capability X.Y."
+        )
     if arguments.engine is not None:
         if arguments.out is not None or options != CompileOptions():
-            raise ConfigError("--from takes an engine as it was built: leave the options of building it out.")
+            raise ConfigError("--from cannot be combined with options for building.")
         artifact = open_artifact(arguments.artifact)
         return _plan(take_engine(artifact, arguments.engine), 0.0)
     if not is_rtx and arguments.out is not None:
-        raise ConfigError("--out is for --for rtx: a plan of TensorRT belongs to the machine it was made on.")
+        raise ConfigError("--out needs --for rtx: a TensorRT plan is tied to the machine that built it.")
     if options.compute_capabilities and arguments.out is None:
-        raise ConfigError("--compute-capability is for an engine that travels: give --for rtx and --out ENGINE.")
+        raise ConfigError("--compute-capability needs --for rtx and --out ENGINE.")
     artifact = open_artifact(arguments.artifact)
     started = time.monotonic()
     if arguments.out is not None:
@@ -42,7 +44,7 @@ def compile_artifact(arguments: argparse.Namespace) -> Result:
             f"for RTX GPUs of compute capability {capabilities} with TensorRT for RTX {engine.tensorrt}, batches of "
             f"{':'.join(map(str, engine.batch))}",
             _attention(engine.attention),
-            f"not run yet: on the GPU machine, sovit compile {arguments.artifact} --from {arguments.out}",
+            f"not run yet; on the GPU machine: sovit compile {arguments.artifact} --from {arguments.out}",
         ]
         data = {"path": str(arguments.out), "bytes": engine.bytes, "seconds": seconds, "engine": asdict(engine)}
         return Result(data, "\n".join(lines))

@@ -31,6 +31,7 @@ from sovit.runtime.tensorrt.monitor import build_monitor, interrupts_cancel, qui
 from sovit.runtime.tensorrt.network import AttentionPlan, Fusion, Part, attention_plans, model_parts, parse
 from sovit.runtime.tensorrt.options import CompileOptions
 from sovit.runtime.tensorrt.plan import (
+    HardwareCompatibility,
     Plan,
     bytes_sha256,
     file_name,
@@ -76,29 +77,13 @@ def compile_plan(
     gpu = current_gpu()
     if options.hardware_compatibility == "ampere_plus" and not since_ampere(gpu):
         raise ConfigError(f"a plan for Ampere and newer cannot be built on {gpu.name}: leave ampere_plus out.")
-    batch = options.batch or artifact.manifest.batch
     here = (gpu.compute_capability,) if library.builds_anywhere and gpu.compute_capability in _known(trt) else ()
     engine = build_engine(trt, library, artifact, options, gpu=gpu, capabilities=here)
     return _keep(
-        library,
-        artifact,
-        engine.content,
-        Plan(
-            artifact_sha256=artifact.sha256,
-            plan_sha256=bytes_sha256(engine.content),
-            gpu=gpu.name,
-            compute_capability=gpu.compute_capability,
-            library=library.name,
-            tensorrt=trt.__version__,
-            hardware_compatibility=options.hardware_compatibility,
-            batch=batch,
-            workspace_gib=options.workspace_gib,
-            builder_level=options.builder_level,
-            attention=dict(engine.attention),
-            parity=_parity(artifact, engine.content, library, batch),
-        ),
-        gpu,
-    )
+        library, artifact, engine.content, gpu, batch=options.batch or artifact.manifest.batch,
+        builder_level=options.builder_level, attention=engine.attention,
+        hardware_compatibility=options.hardware_compatibility, workspace_gib=options.workspace_gib,
+    )  # fmt: skip
 
 
 def compile_engine(artifact: Artifact, out: Path, options: CompileOptions | None = None) -> EngineDescription:
@@ -127,7 +112,7 @@ def compile_engine(artifact: Artifact, out: Path, options: CompileOptions | None
         compute_capabilities=capabilities,
         batch=options.batch or artifact.manifest.batch,
         builder_level=options.builder_level,
-        attention=dict(engine.attention),
+        attention=engine.attention,
     )
     write_engine(out, engine.content, description)
     return description
@@ -144,29 +129,40 @@ def take_engine(artifact: Artifact, folder: Path) -> CompiledPlan:
     trt, gpu = library.load(), current_gpu()
     require_fit(folder, engine, artifact, trt.__version__, gpu)
     return _keep(
-        library,
-        artifact,
-        content,
-        Plan(
-            artifact_sha256=artifact.sha256,
-            plan_sha256=engine.engine_sha256,
-            gpu=gpu.name,
-            compute_capability=gpu.compute_capability,
-            library=library.name,
-            tensorrt=trt.__version__,
-            hardware_compatibility="none",
-            batch=engine.batch,
-            workspace_gib=None,
-            builder_level=engine.builder_level,
-            attention=engine.attention,
-            parity=_parity(artifact, content, library, engine.batch),
-        ),
-        gpu,
+        library, artifact, content, gpu, batch=engine.batch, builder_level=engine.builder_level,
+        attention=engine.attention,
+    )  # fmt: skip
+
+
+def _keep(
+    library: Library,
+    artifact: Artifact,
+    content: bytes,
+    gpu: Gpu,
+    *,
+    batch: tuple[int, int, int],
+    builder_level: int,
+    attention: dict[Part, Fusion],
+    hardware_compatibility: HardwareCompatibility = "none",
+    workspace_gib: float | None = None,
+) -> CompiledPlan:
+    """Check an engine's parity on this GPU, then keep it as its plan."""
+    version = library.load().__version__
+    plan = Plan(
+        artifact_sha256=artifact.sha256,
+        plan_sha256=bytes_sha256(content),
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        library=library.name,
+        tensorrt=version,
+        hardware_compatibility=hardware_compatibility,
+        batch=batch,
+        workspace_gib=workspace_gib,
+        builder_level=builder_level,
+        attention=attention,
+        parity=_parity(artifact, content, library, batch),
     )
-
-
-def _keep(library: Library, artifact: Artifact, content: bytes, plan: Plan, gpu: Gpu) -> CompiledPlan:
-    path = plan_path(artifact.sha256, gpu, library.name, plan.tensorrt, plan.hardware_compatibility)
+    path = plan_path(artifact.sha256, gpu, library.name, version, hardware_compatibility)
     write_plan(path, content, plan)
     return CompiledPlan(path=path, bytes=len(content), plan=plan)
 
@@ -295,8 +291,8 @@ def _check_capabilities(trt: Any, capabilities: tuple[str, ...]) -> None:
     for capability in capabilities:
         if capability not in known:
             raise ConfigError(
-                f"--compute-capability {capability} is not one that can be built for: TensorRT for RTX "
-                f"{trt.__version__} takes {', '.join(known)}."
+                f"--compute-capability {capability} is not supported: TensorRT for RTX {trt.__version__} builds for "
+                f"{', '.join(known)}."
             )
 
 

@@ -93,7 +93,7 @@ def read_engine(folder: Path, artifact: Artifact) -> tuple[bytes, EngineDescript
     """The engine in a folder, if it is whole and for this artifact. Needs no library. Raises `PlanMismatch`."""
     again = _again(folder, artifact)
     if not (folder / DESCRIPTION).is_file():
-        raise PlanMismatch(f"{folder} holds no engine of sovit's: {DESCRIPTION} is missing.")
+        raise PlanMismatch(f"{folder} is not an engine folder: {DESCRIPTION} is missing.")
     try:
         data = read_json(folder / DESCRIPTION)
         version = data.get("schema_version") if isinstance(data, dict) else None

@@ -1,4 +1,4 @@
-"""What is around a build: its progress on the terminal, its end by an interrupt, and the library kept quiet."""
+"""Progress, cancellation and standard error of a TensorRT build."""
 
 from __future__ import annotations
 

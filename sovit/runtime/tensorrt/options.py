@@ -21,7 +21,7 @@ class CompileOptions:
 
     `batch` is the least, the usual and the largest batch (None: the manifest's). `workspace_gib` limits the scratch
     memory a layer may use (None: all of the GPU's). `builder_level` 0 to 5 trades minutes of search for speed; 3 is
-    TensorRT's own default. `compute_capabilities`, such as "8.9", are those that an engine that travels is built for
+    TensorRT's own default. `compute_capabilities`, such as "8.9", are those that a portable engine is built for
     (none: the library's default).
     """
 
@@ -46,21 +46,24 @@ class CompileOptions:
 
 
 def add_library_options(parser: argparse.ArgumentParser) -> None:
-    """Which library compiles, and where an engine that travels goes to or comes from."""
+    """Which library compiles, and where a portable engine is written to or read from."""
     parser.add_argument(
         "--for", dest="library", choices=["tensorrt", "rtx"], default="tensorrt",
         help="TensorRT, or TensorRT for RTX (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, metavar="ENGINE", help="with --for rtx: write an engine that travels; needs no GPU"
+        "--out",
+        type=Path,
+        metavar="ENGINE",
+        help="with --for rtx: write a portable engine to this folder; needs no GPU",
     )
     parser.add_argument(
         "--from", dest="engine", type=Path, metavar="ENGINE",
-        help="check an engine that was built elsewhere, and keep it for this GPU",
+        help="verify an engine built elsewhere, check its parity, and cache it for this GPU",
     )  # fmt: skip
     parser.add_argument(
         "--compute-capability", nargs="+", default=[], metavar="X.Y",
-        help="GPUs the engine in --out is for, such as 8.9 12.0 (default: Ampere and newer)",
+        help="target GPUs of the engine, such as 8.9 12.0 (default: Ampere and newer)",
     )  # fmt: skip
 
 

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovit.artifact import Artifact, Manifest, TensorInfo
-from sovit.cache import write_whole
 from sovit.errors import ArtifactMismatch, ConfigError, MissingDependency, PlanMismatch, RuntimeFailure
 from sovit.preprocess import Images
 from sovit.runtime.batches import batch_sizes
 from sovit.runtime.tensorrt.cuda import DeviceBuffer, Graph, HostBuffer, Stream, current_gpu
 from sovit.runtime.tensorrt.library import TENSORRT, Library, log_of
-from sovit.runtime.tensorrt.plan import find_description, find_plan, plan_path
+from sovit.runtime.tensorrt.plan import find_description, find_plan
+from sovit.runtime.tensorrt.runtime_cache import RuntimeCache
 
 _logger = logging.getLogger(__name__)
 _DTYPES: Final[dict[str, type[np.generic]]] = {"uint8": np.uint8, "float32": np.float32}
@@ -73,7 +73,7 @@ def open_plan(
             f"{library.title} cannot load the plan of {artifact.folder} ({log.reason()}): run "
             f"`{library.compile_command(artifact.folder)}`."
         )
-    kernels = KernelCache(trt, library, artifact, engine, keep=keep_kernels) if library.compiles_at_load else None
+    kernels = RuntimeCache(trt, library, artifact, engine, keep=keep_kernels) if library.compiles_at_load else None
     with ExitStack() as opened:
         runtimes = []
         for _ in range(lanes):
@@ -83,52 +83,11 @@ def open_plan(
         return runtimes
 
 
-class KernelCache:
-    """What TensorRT for RTX compiles for this GPU when an engine first runs, kept beside the plan for the next start.
-
-    The library checks by itself whether a cache is of this GPU, driver and version; one that is not is begun anew.
-    """
-
-    def __init__(self, trt: Any, library: Library, artifact: Artifact, engine: Any, *, keep: bool) -> None:
-        self._trt, self._engine, self.keep = trt, engine, keep
-        plan = plan_path(artifact.sha256, current_gpu(), library.name, trt.__version__, "none")
-        self._path = plan.with_name(plan.name.removesuffix(".plan") + ".kernels")
-        Stream().close()  # the library compares a cache with the current CUDA context: from here on there is one
-        self._cache = self._config().create_runtime_cache()
-        self._stored = b""
-        if keep and self._path.is_file():
-            content = self._path.read_bytes()
-            if self._cache.deserialize(content):
-                self._stored = content
-
-    def create_context(self) -> Any:
-        """An execution context whose kernels come from the cache, or go into it."""
-        trt, config = self._trt, self._config()
-        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        # Contexts have one shape each and are recorded as CUDA graphs by us: kernels are made for the shape at once.
-        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
-        if not config.set_runtime_cache(self._cache):
-            _logger.warning("TensorRT for RTX takes no cache of kernels: every start compiles them anew")
-        return self._engine.create_execution_context(config)
-
-    def save(self) -> None:
-        """Write what was compiled since, if anything was. A cache that cannot be written only costs the next start."""
-        content = bytes(self._cache.serialize()) if self.keep else self._stored
-        if content != self._stored:
-            with suppress(OSError):
-                write_whole(self._path, content)
-                self._stored = content
-
-    def _config(self) -> Any:
-        return self._engine.create_runtime_config()
-
-
 class TensorRtRuntime:
     """One lane: a stream, buffers for the largest batch, and an execution context for each batch size that is run."""
 
     def __init__(
-        self, trt: Any, library: Library, engine: Any, manifest: Manifest, kernels: KernelCache | None = None
+        self, trt: Any, library: Library, engine: Any, manifest: Manifest, kernels: RuntimeCache | None = None
     ) -> None:
         self.name: str = library.name
         self.precision: str = manifest.precision
